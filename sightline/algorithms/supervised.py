@@ -1,0 +1,38 @@
+"""Supervised fine-tuning as an algorithm: every token of a given solution has weight 1; the loss is cross-entropy.
+
+Shapes: N response tokens.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sightline.algorithms.aggregation import aggregation_weights
+from sightline.algorithms.algorithm import Needs, TokenInputs, TokenLoss
+from sightline.batch import TrainBatch
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Raises the probability of the solutions; used for the cold start."""
+
+    name: ClassVar[str] = "supervised"
+    min_group_size: ClassVar[int] = 1
+
+    def needs(self, num_updates: int) -> Needs:  # noqa: ARG002
+        """Nothing but the policy itself."""
+        return Needs(old_logprobs=False, reference_logprobs=False)
+
+    def advantages(self, batch: TrainBatch) -> Tensor:
+        """1 for every token that counts, (N,)."""
+        return batch.response_mask_N.float()
+
+    def token_weights(self, batch: TrainBatch) -> Tensor:
+        """Mean over the batch's tokens, (N,)."""
+        return aggregation_weights(batch, "token_mean")
+
+    def token_loss(self, tokens: TokenInputs) -> TokenLoss:
+        """Negative log-likelihood in nats, (N,)."""
+        loss_N = -tokens.logprobs_N * tokens.advantages_N
+        return TokenLoss(loss_N, {"loss/sft": loss_N.detach()})

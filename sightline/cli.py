@@ -1,0 +1,233 @@
+"""The command line: `sightline COMMAND`. A user's mistake is one line on standard error and exit code 2."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sightline.errors import ConfigError, SightlineError
+
+EPILOG = "`sightline COMMAND --help` tells more. Documentation: README.md and docs/."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 on success, 2 for a user's mistake, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        run(options)
+    except SightlineError as error:
+        print(f"sightline: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("sightline: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sightline",
+        description="Train vision-language models to reason, by reinforcement learning from verifiable rewards.",
+        epilog=EPILOG,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_recipe_command(commands, "train", _train, "reinforcement learning as a recipe says")
+    _add_recipe_command(commands, "sft", _sft, "supervised fine-tuning on rows with solutions")
+    _add_evaluate(commands)
+    _add_report(commands)
+    _add_task(commands)
+    _add_tiny_model(commands)
+    _add_quickstart(commands)
+    return parser
+
+
+_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add_recipe_command(
+    commands: "_Commands", name: str, run: Callable[[argparse.Namespace], None], about: str
+) -> None:
+    command = commands.add_parser(name, help=about, description=f"{about.capitalize()}.")
+    command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="such as rollout.group_size=16")
+    command.add_argument(
+        "--dry-run", action="store_true", help="check recipe and data, show what the run needs, train nothing"
+    )
+    command.set_defaults(run=run)
+
+
+def _add_evaluate(commands: "_Commands") -> None:
+    command = commands.add_parser("evaluate", help="accuracy on held-out problems")
+    command.add_argument("model", metavar="CHECKPOINT", help="folder or hub name")
+    command.add_argument("data", metavar="DATA.jsonl")
+    command.add_argument("--samples", type=int, default=1, help="sampled answers per problem (default 1)")
+    command.add_argument("--temperature", type=float, default=1.0, help="of the sampled answers (default 1)")
+    command.add_argument("--max-response-tokens", type=int, default=1024)
+    command.add_argument("--max-sequences", type=int, default=256, help="answers that grow at the same time")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--prompt-template", default="{problem}", help="as in the recipe's data section")
+    command.add_argument("--system-prompt", default=None, help="as in the recipe's data section")
+    command.add_argument("--blank-images", action="store_true", help="grey images: what is guessed from text alone")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    command.set_defaults(run=_evaluate)
+
+
+def _add_report(commands: "_Commands") -> None:
+    command = commands.add_parser("report", help="draw report.html from a run directory")
+    command.add_argument("run_folder", type=Path, metavar="RUN")
+    command.set_defaults(run=_report)
+
+
+def _add_task(commands: "_Commands") -> None:
+    command = commands.add_parser("task", help="write a procedural task: pictures, train.jsonl, heldout.jsonl")
+    command.add_argument("name", help="shapes")
+    command.add_argument("out", type=Path, metavar="FOLDER")
+    command.add_argument("options", nargs="*", metavar="key=value", help="such as question=name")
+    command.add_argument("--train", type=int, default=4000, help="training problems (default 4000)")
+    command.add_argument("--heldout", type=int, default=600, help="held-out problems (default 600)")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_task)
+
+
+def _add_tiny_model(commands: "_Commands") -> None:
+    command = commands.add_parser("tiny-model", help="write a tiny random-weight checkpoint of a real architecture")
+    command.add_argument("family", help="qwen2_5_vl, qwen2_vl, smolvlm or idefics3")
+    command.add_argument("out", type=Path, metavar="FOLDER")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_tiny_model)
+
+
+def _add_quickstart(commands: "_Commands") -> None:
+    command = commands.add_parser("quickstart", help="the whole way on a CPU in minutes: data, cold start, RL, report")
+    command.add_argument("--out", type=Path, default=Path("runs/quickstart"))
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_quickstart)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from sightline.config import TrainRecipe
+    from sightline.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides, TrainRecipe)
+    _quiet_libraries()
+    if options.dry_run:
+        from sightline.dry_run import plan_training
+
+        print(plan_training(recipe))
+        return
+    from sightline.report import write_report
+    from sightline.train import train
+
+    run_folder = train(recipe)
+    print(f"report: {write_report(run_folder)}")
+
+
+def _sft(options: argparse.Namespace) -> None:
+    from sightline.config import SftRecipe
+    from sightline.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides, SftRecipe)
+    _quiet_libraries()
+    if options.dry_run:
+        from sightline.dry_run import plan_fine_tuning
+
+        print(plan_fine_tuning(recipe))
+        return
+    from sightline.report import write_report
+    from sightline.sft import fine_tune
+
+    run_folder = fine_tune(recipe)
+    print(f"report: {write_report(run_folder)}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from sightline.evaluate import evaluate_checkpoint, evaluation_table
+    from sightline.run_directory import write_json_atomic
+
+    _quiet_libraries()
+    evaluation = evaluate_checkpoint(
+        options.model,
+        _evaluation_data(options),
+        num_samples=_at_least_one(options.samples, "--samples"),
+        temperature=options.temperature,
+        max_response_tokens=_at_least_one(options.max_response_tokens, "--max-response-tokens"),
+        max_sequences=_at_least_one(options.max_sequences, "--max-sequences"),
+        seed=options.seed,
+        blank_images=options.blank_images,
+    )
+    print(evaluation_table(evaluation))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(options.json, evaluation)
+
+
+def _evaluation_data(options: argparse.Namespace) -> dict[str, object]:
+    return {
+        "path": options.data,
+        "prompt_template": options.prompt_template,
+        "system_prompt": options.system_prompt,
+    }
+
+
+def _report(options: argparse.Namespace) -> None:
+    from sightline.report import write_report
+
+    print(write_report(options.run_folder))
+
+
+def _task(options: argparse.Namespace) -> None:
+    import yaml
+
+    from sightline.tasks import write_task
+
+    settings: dict[str, object] = {}
+    for option in options.options:
+        key, separator, text = option.partition("=")
+        if not separator:
+            raise ConfigError(f"{option!r} is no option; write key=value, such as question=name")
+        settings[key] = yaml.safe_load(text)
+    files = write_task(
+        options.name,
+        options.out,
+        num_train=options.train,
+        num_heldout=options.heldout,
+        seed=options.seed,
+        options=settings,
+    )
+    print(files.train)
+    print(files.heldout)
+
+
+def _tiny_model(options: argparse.Namespace) -> None:
+    from sightline.models.tiny import write_tiny_model
+
+    _quiet_libraries()
+    num_parameters = write_tiny_model(options.family, options.out, seed=options.seed)
+    print(f"{options.out}: {options.family}, {num_parameters:,} parameters")
+
+
+def _quickstart(options: argparse.Namespace) -> None:
+    from sightline.quickstart import quickstart
+
+    _quiet_libraries()
+    summary = quickstart(options.out, seed=options.seed)
+    print(json.dumps(summary, indent=2))
+    print(f"report: {options.out / 'report.html'}")
+
+
+def _quiet_libraries() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _at_least_one(value: int, name: str) -> int:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 1")
+    return value

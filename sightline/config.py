@@ -1,0 +1,156 @@
+"""The sections of recipes: frozen models; each default stands here or in the file that owns its section."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from sightline.algorithms import AlgorithmConfig, Grpo
+from sightline.data import DataConfig
+from sightline.models.config import ModelConfig
+from sightline.rewards.config import RewardConfig
+from sightline.section import Section
+
+
+class RolloutConfig(Section):
+    """How answers are sampled."""
+
+    engine: Literal["auto", "transformers"] = "auto"
+    """What generates; auto takes the fastest engine that is installed."""
+    prompts_per_step: int = Field(default=16, ge=1)
+    """Problems per training step."""
+    group_size: int = Field(default=8, ge=1)
+    """Answers per problem."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Logits are divided by it, in sampling and in training alike."""
+    max_response_tokens: int = Field(default=1024, ge=1)
+    """An answer that reaches it is cut off and counts as truncated."""
+    max_sequences: int = Field(default=256, ge=1)
+    """Answers that grow at the same time; fewer need less memory, more are faster."""
+
+
+class LearnerConfig(Section):
+    """How weights are updated: AdamW on packed rows."""
+
+    learning_rate: float = Field(default=1e-6, gt=0)
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Course of the learning rate after warm-up; cosine ends at `final_learning_rate_fraction`."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Updates over which the learning rate rises linearly from 0."""
+    final_learning_rate_fraction: float = Field(default=0.0, ge=0, le=1)
+    """Where cosine ends, as a share of the peak."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the gradient's running mean."""
+    adam_beta2: float = Field(default=0.95, ge=0, lt=1)
+    """Decay of the squared gradient's running mean."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decoupled decay; norms and biases are left out."""
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients of a larger norm are scaled down to it."""
+    num_epochs: int = Field(default=1, ge=1)
+    """Passes over each batch of rollouts."""
+    num_minibatches: int = Field(default=1, ge=1)
+    """Updates per pass; groups are dealt evenly."""
+    tokens_per_microbatch: int = Field(default=16384, ge=1)
+    """Tokens of one packed row, prompts included; a group beyond it is cut into rows of fewer answers."""
+    logprob_chunk_tokens: int = Field(default=1024, ge=1)
+    """Response tokens whose logits are in memory at a time."""
+    activation_checkpointing: bool = False
+    """Recompute layers in the backward pass: about a third more time, far less memory."""
+    max_mean_logprob_gap: float = Field(default=0.05, gt=0)
+    """Mean difference in nats between the engine's and the learner's log-probabilities at which the run stops."""
+
+
+class EvaluationConfig(Section):
+    """Questions kept out of training on which progress is measured."""
+
+    data: DataConfig | None = None
+    """Held-out problems; None: no evaluation."""
+    every_steps: int | None = Field(default=None, ge=1)
+    """Evaluate after every so many steps; None: before the first and after the last only."""
+    num_samples: int = Field(default=1, ge=1)
+    """Sampled answers per problem; one greedy answer comes on top."""
+
+
+class CheckpointConfig(Section):
+    """When the state is saved."""
+
+    every_steps: int = Field(default=50, ge=1)
+    """A checkpoint after every so many steps, and always after the last."""
+    keep: int = Field(default=2, ge=1)
+    """Checkpoints that stay; the last good one is never deleted first."""
+
+
+class TrainRecipe(Section):
+    """Reinforcement learning: `sightline train`."""
+
+    model: ModelConfig
+    """The checkpoint to start from."""
+    data: DataConfig
+    """The problems to learn from."""
+    output_dir: str
+    """The run directory; the same command goes on from its last checkpoint."""
+    steps: int = Field(default=200, ge=1)
+    """Training steps, each one batch of rollouts and its updates."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the order of problems and every sampled token."""
+    rollout: RolloutConfig = RolloutConfig()
+    """How answers are sampled."""
+    reward: RewardConfig = RewardConfig()
+    """How answers are graded."""
+    max_unscored_fraction: float = Field(default=0.5, ge=0, le=1)
+    """The run stops if more than this share of a step's answers could not be graded."""
+    algorithm: AlgorithmConfig = Grpo()
+    """How grades become a gradient."""
+    learner: LearnerConfig = LearnerConfig()
+    """How weights are updated."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How progress is measured."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state is saved."""
+
+    @model_validator(mode="after")
+    def _group_is_large_enough(self) -> Self:
+        needed = self.algorithm.min_group_size
+        if self.rollout.group_size < needed:
+            raise ValueError(
+                f"rollout.group_size is {self.rollout.group_size}; {self.algorithm.name} compares the answers to a "
+                f"problem and needs at least {needed}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _minibatches_hold_a_group(self) -> Self:
+        if self.learner.num_minibatches > self.rollout.prompts_per_step:
+            raise ValueError(
+                f"learner.num_minibatches is {self.learner.num_minibatches}, more than the "
+                f"{self.rollout.prompts_per_step} groups of a step (rollout.prompts_per_step)"
+            )
+        return self
+
+
+class SftRecipe(Section):
+    """Supervised fine-tuning on rows with solutions: `sightline sft`."""
+
+    model: ModelConfig
+    """The checkpoint to start from."""
+    data: DataConfig
+    """Problems with solutions."""
+    output_dir: str
+    """The run directory; the same command goes on from its last checkpoint."""
+    steps: int = Field(default=200, ge=1)
+    """Updates."""
+    batch_size: int = Field(default=64, ge=1)
+    """Solutions per update."""
+    seed: int = Field(default=0, ge=0)
+    """Decides the order of problems."""
+    max_response_tokens: int = Field(default=1024, ge=1)
+    """The longest solution, in tokens; longer ones are refused."""
+    learner: LearnerConfig = LearnerConfig(learning_rate=1e-5)
+    """How weights are updated."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How progress is measured."""
+    reward: RewardConfig = RewardConfig()
+    """How answers are graded in evaluation."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state is saved."""

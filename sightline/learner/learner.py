@@ -1,0 +1,45 @@
+"""What the loop asks of a learner; GPUs and processes hide behind it.
+
+Shapes: N response tokens of the batch.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from sightline.algorithms.algorithm import Algorithm
+from sightline.batch import TrainBatch
+
+
+class Learner(Protocol):
+    """Holds the policy's weights and changes them."""
+
+    @property
+    def policy_version(self) -> int:
+        """Number of `update` calls that the weights have seen."""
+        ...
+
+    def add_logprobs(self, batch: TrainBatch, algorithm: Algorithm) -> TrainBatch:
+        """The batch with the old and reference log-probabilities that the algorithm needs."""
+        ...
+
+    def update(self, batch: TrainBatch, algorithm: Algorithm) -> dict[str, float]:
+        """Learn from one batch; give metrics. A non-finite gradient skips its step and says so.
+
+        Raises RunError if engine and learner disagree on the batch's log-probabilities beyond the limit.
+        """
+        ...
+
+    def weights(self) -> Mapping[str, Tensor]:
+        """The policy's parameters by name, tied ones once; for an engine."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint that transformers can load, and what `restore` needs to go on."""
+        ...
+
+    def restore(self, folder: Path) -> None:
+        """Take over optimizer state and counters; the weights were loaded from the same folder."""
+        ...

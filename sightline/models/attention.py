@@ -1,0 +1,272 @@
+"""Attention over packed rows in which the answers of a group share one copy of their prompt.
+
+A row holds groups one after the other, each `[prompt | answer 1 | ... | answer G]`. A prompt token attends to
+its prompt's past, an answer token to its prompt and to its own answer's past, never to a sibling or to another
+group. Both functions are registered with transformers' `AttentionInterface`, so that unmodified models use them.
+
+Shapes: T tokens of the row, H query heads, K key-value heads, D head size, N vision patches.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, PreTrainedModel
+
+TEXT_ATTENTION = "sightline_packed"
+VISION_ATTENTION = "sightline_flash_varlen"  # "flash" in the name makes Qwen's vision tower pass cu_seqlens
+MAX_DENSE_ANSWER_TOKENS = 1024  # a dense mask's side; longer groups are attended in blocks of whole answers
+
+
+class AttentionPlan(Protocol):
+    """Who attends to whom in one forward pass; handed to the model as the keyword `attention_plan`."""
+
+    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Take (B, H, T, D), (B, K, T, D), (B, K, T, D); return (B, T, H, D)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where one group stands in a packed row, in tokens."""
+
+    start: int
+    prompt_length: int
+    answer_lengths: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and of all answers."""
+        return self.prompt_length + sum(self.answer_lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class _AnswerBlock:
+    """Whole answers of one group that are attended in one call."""
+
+    prompt_start: int
+    prompt_length: int
+    start: int
+    length: int
+    mask_QK: Tensor  # bool: block tokens by (prompt tokens + block tokens)
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """The groups of one packed row, in order and without gaps."""
+
+    spans: tuple[Span, ...]
+    device: torch.device
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """Length of the row."""
+        return sum(span.length for span in self.spans)
+
+    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Shared-prefix attention; see `AttentionPlan.attend`."""
+        if query.is_cuda:
+            attended = _compiled_flex_attention()(
+                query, key, value, block_mask=self.flex_block_mask, scale=scaling, enable_gqa=True
+            )
+        else:
+            key, value = _repeat_heads(key, query.shape[1]), _repeat_heads(value, query.shape[1])
+            attended = self._attend_dense(query, key, value, scaling)
+        return attended.transpose(1, 2)
+
+    def _attend_dense(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        outputs: list[Tensor] = []
+        for span, blocks in zip(self.spans, self._answer_blocks, strict=True):
+            prompt = slice(span.start, span.start + span.prompt_length)
+            outputs.append(
+                scaled_dot_product_attention(
+                    query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True, scale=scaling
+                )
+            )
+            for block in blocks:
+                own = slice(block.start, block.start + block.length)
+                outputs.append(
+                    scaled_dot_product_attention(
+                        query[:, :, own],
+                        _prompt_and_block(key, block),
+                        _prompt_and_block(value, block),
+                        attn_mask=block.mask_QK,
+                        scale=scaling,
+                    )
+                )
+        return torch.cat(outputs, dim=2)
+
+    @cached_property
+    def _answer_blocks(self) -> tuple[tuple[_AnswerBlock, ...], ...]:
+        return tuple(tuple(_answer_blocks(span, self.device)) for span in self.spans)
+
+    @cached_property
+    def token_owners(self) -> tuple[Tensor, Tensor]:
+        """Group number and answer number of each token, both (T,); answer 0 is the prompt."""
+        groups: list[int] = []
+        answers: list[int] = []
+        for group, span in enumerate(self.spans):
+            groups += [group] * span.length
+            answers += [0] * span.prompt_length
+            for answer, length in enumerate(span.answer_lengths, start=1):
+                answers += [answer] * length
+        return torch.tensor(groups, device=self.device), torch.tensor(answers, device=self.device)
+
+    @property
+    def flex_mask(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        """The same rule as a FlexAttention mask function over (batch, head, query, key) indices."""
+        group_T, answer_T = self.token_owners
+
+        def may_attend(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            is_shared_or_own = (answer_T[key] == 0) | (answer_T[key] == answer_T[query])
+            return (group_T[query] == group_T[key]) & (key <= query) & is_shared_or_own
+
+        return may_attend
+
+    @cached_property
+    def flex_block_mask(self) -> Any:
+        """FlexAttention's block mask of this row, built once for all layers."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        length = self.num_tokens
+        return create_block_mask(self.flex_mask, None, None, length, length, device=self.device)
+
+
+def use_sightline_attention(model: PreTrainedModel, *, vision: bool) -> None:
+    """Make a loaded model attend through this module; `vision`: its vision tower takes `cu_seqlens`."""
+    text = cast("PreTrainedModel", model.get_decoder())
+    text.config._attn_implementation_internal = TEXT_ATTENTION  # noqa: SLF001  (the public setter refuses unknown flash names)
+    if vision:
+        model.config.vision_config._attn_implementation_internal = VISION_ATTENTION  # noqa: SLF001
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    attention_plan: AttentionPlan,
+    **_unused: object,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface for the language model; the plan decides."""
+    assert attention_mask is None, "a packed row carries its rule in the plan"
+    layer_index = cast("int", module.layer_idx)
+    return attention_plan.attend(layer_index, query, key, value, scaling), None
+
+
+def varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int | Tensor,
+    **_unused: object,
+) -> tuple[Tensor, None]:
+    """Two-way attention within each image or window of a vision tower; query (1, H, N, D) -> (1, N, H, D).
+
+    `cu_seq_lens_q` (S + 1,) holds where the S sequences begin. On a GPU torch's variable-length kernel serves; on a
+    CPU sequences of equal length are attended as one batch.
+    """
+    assert attention_mask is None
+    if query.is_cuda and query.dtype in {torch.float16, torch.bfloat16}:
+        from torch.nn.attention.varlen import varlen_attn
+
+        longest = int(max_length_q)
+        query_NHD, key_NHD, value_NHD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+        attended = varlen_attn(
+            query_NHD, key_NHD, value_NHD, cu_seq_lens_q, cu_seq_lens_q, longest, longest, scale=scaling
+        )
+        return cast("Tensor", attended).unsqueeze(0), None
+    return _varlen_by_length(query, key, value, cu_seq_lens_q, scaling).transpose(1, 2), None
+
+
+def _varlen_by_length(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float) -> Tensor:
+    lengths = (starts[1:] - starts[:-1]).tolist()
+    if len(set(lengths)) == 1:
+        return _attend_equal(query, key, value, lengths[0], scaling)
+    order_by_length: dict[int, list[Tensor]] = {}
+    for start, length in zip(starts.tolist(), lengths, strict=False):
+        order_by_length.setdefault(length, []).append(torch.arange(start, start + length))
+    order = {length: torch.cat(parts).to(query.device) for length, parts in order_by_length.items()}
+    attended = [
+        _attend_equal(query[:, :, index], key[:, :, index], value[:, :, index], length, scaling)
+        for length, index in order.items()
+    ]
+    places = torch.argsort(torch.cat(list(order.values())))
+    return torch.cat(attended, dim=2)[:, :, places]
+
+
+def _attend_equal(query: Tensor, key: Tensor, value: Tensor, length: int, scaling: float) -> Tensor:
+    heads, size = query.shape[1], query.shape[3]
+    batched = [
+        tensor[0].reshape(heads, -1, length, size).transpose(0, 1) for tensor in (query, key, value)
+    ]
+    attended = scaled_dot_product_attention(batched[0], batched[1], batched[2], scale=scaling)
+    return attended.transpose(0, 1).reshape(1, heads, -1, size)
+
+
+def _answer_blocks(span: Span, device: torch.device) -> list[_AnswerBlock]:
+    blocks: list[_AnswerBlock] = []
+    start = span.start + span.prompt_length
+    pending: list[int] = []
+    for length in span.answer_lengths:
+        if pending and sum(pending) + length > MAX_DENSE_ANSWER_TOKENS:
+            blocks.append(_make_block(span, start, pending, device))
+            start += sum(pending)
+            pending = []
+        pending.append(length)
+    if pending:
+        blocks.append(_make_block(span, start, pending, device))
+    return blocks
+
+
+def _make_block(span: Span, start: int, lengths: list[int], device: torch.device) -> _AnswerBlock:
+    own_QQ = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
+    prompt_QP = torch.ones(own_QQ.shape[0], span.prompt_length, dtype=torch.bool)
+    return _AnswerBlock(
+        prompt_start=span.start,
+        prompt_length=span.prompt_length,
+        start=start,
+        length=own_QQ.shape[0],
+        mask_QK=torch.cat([prompt_QP, own_QQ], dim=1).to(device),
+    )
+
+
+def _prompt_and_block(states: Tensor, block: _AnswerBlock) -> Tensor:
+    prompt_end = block.prompt_start + block.prompt_length
+    if prompt_end == block.start:
+        return states[:, :, block.prompt_start : block.start + block.length]
+    prompt = states[:, :, block.prompt_start : prompt_end]
+    return torch.cat([prompt, states[:, :, block.start : block.start + block.length]], dim=2)
+
+
+def _repeat_heads(states: Tensor, num_heads: int) -> Tensor:
+    repeats = num_heads // states.shape[1]
+    return states if repeats == 1 else states.repeat_interleave(repeats, dim=1)
+
+
+_flex_attention: Callable[..., Tensor] | None = None
+
+
+def _compiled_flex_attention() -> Callable[..., Tensor]:
+    global _flex_attention  # noqa: PLW0603  (compiled once a process: compiling takes a minute)
+    if _flex_attention is None:
+        from torch.nn.attention.flex_attention import flex_attention
+
+        _flex_attention = cast("Callable[..., Tensor]", torch.compile(flex_attention, dynamic=True))
+    return _flex_attention
+
+
+AttentionInterface.register(TEXT_ATTENTION, packed_attention)
+AttentionInterface.register(VISION_ATTENTION, varlen_attention)

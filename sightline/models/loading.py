@@ -1,0 +1,117 @@
+"""Load a checkpoint of any supported family, from a local folder or the hub."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
+
+from sightline.errors import ModelError
+from sightline.models.attention import use_sightline_attention
+from sightline.models.config import ModelConfig
+from sightline.models.family import Family
+from sightline.models.idefics3 import Idefics3
+from sightline.models.qwen2_5_vl import Qwen25VL
+from sightline.models.qwen2_vl import Qwen2VL
+
+SUPPORTED_FAMILIES = ("qwen2_5_vl", "qwen2_vl", "smolvlm", "idefics3")
+
+
+class _ConfigurableFamily(Family, Protocol):
+    def limit_pixels(self, *, min_pixels: int | None, max_pixels: int | None) -> None: ...
+
+
+def load_family(config: ModelConfig) -> Family:
+    """Load the processor and what belongs to the family; no weights.
+
+    Raises ModelError if the path is no checkpoint or the family is not supported.
+    """
+    model_config = _read_config(config)
+    try:
+        processor = AutoProcessor.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelError(f"{config.path}: no processor could be loaded: {_first_line(error)}") from error
+    if not isinstance(processor, ProcessorMixin):
+        raise ModelError(f"{config.path}: has no processor for images (preprocessor_config.json is missing)")
+    build = _family_class(model_config.model_type, config.path)
+    num_embeddings = int(model_config.get_text_config().vocab_size)
+    family = build(processor, model_path=config.path, num_embeddings=num_embeddings)
+    family.limit_pixels(min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+    return family
+
+
+def load_model(config: ModelConfig, *, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """Load the weights onto `device`, ready for packed rows; the vision tower frozen if the config says so.
+
+    Raises ModelError if weights are missing or don't fit.
+    """
+    model_config = _read_config(config)
+    _family_class(model_config.model_type, config.path)
+    try:
+        model, report = AutoModelForImageTextToText.from_pretrained(
+            config.path,
+            dtype=dtype,
+            trust_remote_code=config.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{config.path}: the weights could not be loaded: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{config.path}: {len(missing)} weights are missing, the first is {missing[0]}; "
+            "the checkpoint is not complete"
+        )
+    model = cast("PreTrainedModel", model.to(device))
+    use_sightline_attention(model, vision=model_config.model_type.startswith("qwen"))
+    return model
+
+
+def count_parameters(config: ModelConfig) -> int:
+    """Number of parameters by the config alone; no weights are read."""
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(_read_config(config))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _family_class(model_type: str, path: str) -> Callable[..., _ConfigurableFamily]:
+    match model_type:
+        case "qwen2_5_vl":
+            return Qwen25VL
+        case "qwen2_vl":
+            return Qwen2VL
+        case "smolvlm" | "idefics3":
+            return Idefics3
+        case _:
+            raise ModelError(
+                f"{path}: its config.json says model_type {model_type!r}, a family that is not supported; "
+                f"supported are {', '.join(SUPPORTED_FAMILIES)}"
+            )
+
+
+def _read_config(config: ModelConfig) -> PreTrainedConfig:
+    folder = Path(config.path).expanduser()
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise ModelError(f"{config.path}: is no checkpoint folder: it has no config.json")
+    try:
+        return AutoConfig.from_pretrained(str(folder) if folder.exists() else config.path,
+                                          trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{config.path}: neither a local checkpoint folder nor a hub name that can be reached: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,104 @@
+"""Reading a recipe: YAML, overrides from the command line, and one clear line for every mistake."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sightline.config import SftRecipe, TrainRecipe
+from sightline.errors import ConfigError
+
+RecipeT = TypeVar("RecipeT", TrainRecipe, SftRecipe)
+
+
+def load_recipe(path: Path, overrides: Sequence[str], recipe_class: type[RecipeT]) -> RecipeT:
+    """Read a YAML recipe and apply `key=value` overrides (dotted keys, YAML values).
+
+    Raises ConfigError with the key, the value and what is accepted.
+    """
+    try:
+        content: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such recipe") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: can't be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of keys, such as `model: PATH`; this file is not")
+    merged = cast("dict[str, Any]", content)
+    for override in overrides:
+        _apply_override(merged, override)
+    return resolve_recipe(merged, recipe_class, source=str(path))
+
+
+def resolve_recipe(content: Mapping[str, Any], recipe_class: type[RecipeT], *, source: str) -> RecipeT:
+    """Check a recipe's content and fill in defaults. Raises ConfigError, one line, for the first mistake."""
+    try:
+        return recipe_class.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error, recipe_class)}") from error
+
+
+def recipe_as_plain(recipe: TrainRecipe | SftRecipe) -> dict[str, Any]:
+    """The resolved recipe with every default written out, as YAML can hold it."""
+    return recipe.model_dump(mode="json")
+
+
+def _apply_override(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"{override!r} is no override; write key=value, such as rollout.group_size=16")
+    *parents, last = key.split(".")
+    section = content
+    for parent in parents:
+        inner = section.get(parent, {})
+        if parent in {"model", "data"} and isinstance(inner, str):
+            inner = {"path": inner}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{override!r}: {parent} is {inner!r}, not a section with keys of its own")
+        section[parent] = dict(cast("dict[str, Any]", inner))
+        section = section[parent]
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{override!r}: the value can't be read as YAML") from error
+
+
+def _explain(error: ValidationError, recipe_class: type[BaseModel]) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            known = _keys_beside(first["loc"], recipe_class)
+            close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+            return f"unknown key {place!r}; {hint}"
+        case "missing":
+            return f"the key {place!r} is missing; it has no default"
+        case "value_error":
+            message = first["msg"].removeprefix("Value error, ")
+            return f"{place}: {message}" if place else message
+        case _:
+            return f"{place} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keys_beside(location: Sequence[int | str], recipe_class: type[BaseModel]) -> list[str]:
+    section: type[BaseModel] = recipe_class
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part))
+        inner = _section_of(field.annotation) if field is not None else None
+        section = inner or section
+    return sorted(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    for each in candidates:
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each
+        for inner in getattr(each, "__args__", ()):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                return inner
+    return None

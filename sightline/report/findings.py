@@ -1,0 +1,106 @@
+"""What in the metrics a person should know before believing the curves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sightline.report.numbers import Row, number, percent
+
+MAX_TRUNCATED_FRACTION = 0.2
+MAX_ZERO_VARIANCE_FRACTION = 0.8
+
+_STEPS_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One warning: what was found, and what to do about it."""
+
+    what: str
+    advice: str
+
+
+def findings(rows: Sequence[Row]) -> list[Finding]:
+    """The warnings of a run, the gravest first; none if nothing stands out."""
+    checks = (
+        _skipped_updates(rows),
+        _not_finite(rows),
+        _above(
+            rows,
+            "reward/unscored_fraction",
+            limit=0.0,
+            what="answers could not be scored and were left out of the loss",
+            advice="The rollouts below give the reason of each; a slow or failing grader is the usual one.",
+        ),
+        _above(
+            rows,
+            "response/truncated_fraction",
+            limit=MAX_TRUNCATED_FRACTION,
+            what="answers were cut off at the token limit",
+            advice="Cut-off answers are mostly graded wrong: allow more tokens, or ask for shorter answers.",
+        ),
+        _above(
+            rows,
+            "group/zero_variance_fraction",
+            limit=MAX_ZERO_VARIANCE_FRACTION,
+            what="groups had equal rewards and taught nothing",
+            advice="The problems are too easy or too hard for this policy: choose others, or more answers.",
+        ),
+    )
+    return [finding for finding in checks if finding is not None]
+
+
+def _skipped_updates(rows: Sequence[Row]) -> Finding | None:
+    steps = [
+        _step(row) for row in rows if number(row.get("update/skipped")) or row.get("update/skipped") is True
+    ]
+    if not steps:
+        return None
+    return Finding(
+        what=f"Gradients not finite: {_of(len(steps), len(rows))} made no update ({_named(steps)}).",
+        advice="Lower the learning rate, or look at the rewards and lengths of these steps.",
+    )
+
+
+def _not_finite(rows: Sequence[Row]) -> Finding | None:
+    """Losses and rewards that were NaN or infinite are stored as null."""
+    steps = [
+        _step(row)
+        for row in rows
+        if any(row.get(name, 0.0) is None for name in ("loss/policy", "loss/sft", "loss/kl", "reward/mean"))
+    ]
+    if not steps:
+        return None
+    return Finding(
+        what=f"Losses or mean rewards not finite: {_of(len(steps), len(rows))} ({_named(steps)}).",
+        advice="A mean reward is not finite when no answer of the step could be scored; a loss never should be.",
+    )
+
+
+def _above(rows: Sequence[Row], name: str, *, limit: float, what: str, advice: str) -> Finding | None:
+    shares = [(share, _step(row)) for row in rows if (share := number(row.get(name))) is not None]
+    beyond = [(share, step) for share, step in shares if share > limit]
+    if not beyond:
+        return None
+    worst_share, worst_step = max(beyond)
+    bound = f"more than {100 * limit:.0f} % of " if limit else "some "
+    return Finding(
+        what=f"In {_of(len(beyond), len(shares))} {bound}{what}: "
+        f"at most {percent(worst_share)}, at step {worst_step}; {percent(shares[-1][0])} in the last step.",
+        advice=advice,
+    )
+
+
+def _of(num_steps: int, num_all: int) -> str:
+    return f"{num_steps:,} of {num_all:,} {'step' if num_all == 1 else 'steps'}"
+
+
+def _named(steps: Sequence[int]) -> str:
+    named = ", ".join(str(step) for step in steps[:_STEPS_NAMED])
+    more = len(steps) - _STEPS_NAMED
+    return (
+        f"step {named}" if len(steps) == 1 else f"steps {named}" + (f" and {more:,} more" if more > 0 else "")
+    )
+
+
+def _step(row: Row) -> int:
+    return int(number(row.get("step")) or 0)

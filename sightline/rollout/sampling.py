@@ -1,0 +1,31 @@
+"""Drawing tokens: one uniform number per token from each rollout's own stream, and the inverse distribution.
+
+Shapes: B sequences, V vocabulary, L most response tokens.
+"""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def rollout_generator(seed: int, stream: str, prompt_id: str, index: int) -> torch.Generator:
+    """The random stream of one rollout, whatever else is in its batch."""
+    identity = f"{seed}\x00{stream}\x00{prompt_id}\x00{index}".encode()
+    number = int.from_bytes(hashlib.sha256(identity).digest()[:8], "big") >> 1
+    return torch.Generator().manual_seed(number)
+
+
+def token_logprobs(logits_BV: Tensor, forbidden_ids: Tensor, temperature: float) -> Tensor:
+    """Log-probabilities in float32 of the distribution that is sampled from: forbidden tokens get -inf."""
+    logits_BV = logits_BV.float().index_fill(-1, forbidden_ids, float("-inf"))
+    return torch.log_softmax(logits_BV / (temperature or 1.0), dim=-1)
+
+
+def draw_tokens(logprobs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """Tokens (B,) where the cumulative distribution passes the uniform numbers; a token of probability 0 never."""
+    cumulative_BV = logprobs_BV.double().exp().cumsum(dim=-1)
+    total_B1 = cumulative_BV[:, -1:]
+    drawn_B1 = torch.searchsorted(cumulative_BV, uniforms_B[:, None] * total_B1, right=True)
+    last_B1 = torch.searchsorted(cumulative_BV, total_B1)  # rounding may carry a uniform near 1 up to the total
+    return torch.minimum(drawn_B1, last_B1).squeeze(1)

@@ -1,0 +1,198 @@
+"""Generation with a transformers model: image and prompt once per group, answers branch from the prompt's cache.
+
+Shapes: P prompts of a wave, B live answers, T tokens, V vocabulary, L most response tokens.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sightline.models.attention import PackedLayout, Span
+from sightline.models.family import Family
+from sightline.models.image_inputs import VisionEncoder
+from sightline.models.precision import forward_precision
+from sightline.rollout.decoding import DecodePlan, PrefillPlan
+from sightline.rollout.engine import Sampling
+from sightline.rollout.sampling import draw_tokens, rollout_generator, token_logprobs
+from sightline.types import Prompt, Rollout
+
+PREFILL_TOKENS = 8192  # tokens of one packed row of prompts
+COMPACT_BELOW = 0.875  # finished answers leave when no more than this share is live
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefill:
+    """A wave's prompts after their one forward pass."""
+
+    caches: list[tuple[list[Tensor], list[Tensor]]]
+    last_hidden_PD: Tensor
+    next_position_P: Tensor
+
+
+class TransformersEngine:
+    """Generates in the learner's process, from the learner's own model."""
+
+    def __init__(
+        self,
+        family: Family,
+        model: PreTrainedModel,
+        encoder: VisionEncoder,
+        *,
+        max_sequences: int,
+        policy_version: int = 0,
+    ) -> None:
+        self._family = family
+        self._model = model
+        self._encoder = encoder
+        self._max_sequences = max_sequences
+        self._policy_version = policy_version
+        self._device = model.device
+        self._forbidden = torch.tensor(family.forbidden_token_ids, device=self._device)
+        self._end = torch.tensor(family.end_token_ids, device=self._device)
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
+        """Take over weights; those that are the model's own tensors already stay where they are."""
+        own = dict(self._model.named_parameters())
+        with torch.no_grad():
+            for name, weight in weights.items():
+                if weight.data_ptr() != own[name].data_ptr():
+                    own[name].copy_(weight)
+        self._policy_version = policy_version
+
+    @torch.no_grad()
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
+        """See `Engine.generate`; waves of at most `max_sequences` answers, a group is never divided."""
+        was_training = self._model.training
+        self._model.eval()
+        prompts_a_wave = max(1, self._max_sequences // sampling.group_size)
+        groups: list[list[Rollout]] = []
+        with forward_precision(self._device):
+            for first in range(0, len(prompts), prompts_a_wave):
+                groups += self._generate_wave(prompts[first : first + prompts_a_wave], sampling)
+        self._model.train(was_training)
+        return groups
+
+    def _generate_wave(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
+        prefill = self._prefill(prompts)
+        prompt_of_answer_B = torch.arange(len(prompts)).repeat_interleave(sampling.group_size)
+        uniforms_BL = torch.stack(
+            [
+                torch.rand(
+                    sampling.max_response_tokens,
+                    generator=rollout_generator(sampling.seed, sampling.stream, prompt.problem.id, index),
+                    dtype=torch.float64,
+                )
+                for prompt in prompts
+                for index in range(sampling.group_size)
+            ]
+        )
+        answers = self._decode(prefill, prompt_of_answer_B, uniforms_BL, sampling)
+        return self._as_groups(prompts, answers, sampling)
+
+    def _prefill(self, prompts: Sequence[Prompt]) -> _Prefill:
+        features = self._encoder.encode(image for prompt in prompts for image in prompt.images)
+        caches: list[tuple[list[Tensor], list[Tensor]]] = []
+        last_hidden: list[Tensor] = []
+        next_positions: list[Tensor] = []
+        for row in _rows(prompts):
+            lengths = [len(prompt.token_ids) for prompt in row]
+            starts = [sum(lengths[:number]) for number in range(len(row))]
+            spans = tuple(Span(start, length, ()) for start, length in zip(starts, lengths, strict=True))
+            plan = PrefillPlan(PackedLayout(spans, self._device))
+            positions = [self._family.position_ids(prompt) for prompt in row]
+            row_features = [features[image.digest] for prompt in row for image in prompt.images]
+            hidden_1TD = self._family.hidden_states(
+                self._model,
+                torch.tensor([[token for prompt in row for token in prompt.token_ids]], device=self._device),
+                image_features_MD=torch.cat(row_features) if row_features else None,
+                position_ids_ABT=torch.cat(positions, dim=1)[:, None].to(self._device),
+                plan=plan,
+            )
+            ends = torch.tensor(lengths).cumsum(0) - 1
+            last_hidden.append(hidden_1TD[0, ends.to(self._device)])
+            next_positions += [position.max() + 1 for position in positions]
+            caches += plan.split(lengths)
+        return _Prefill(caches, torch.cat(last_hidden), torch.stack(next_positions))
+
+    def _decode(
+        self, prefill: _Prefill, prompt_of_answer_B: Tensor, uniforms_BL: Tensor, sampling: Sampling
+    ) -> list[tuple[list[int], list[float]]]:
+        """Tokens and log-probabilities of every answer of the wave."""
+        answers: list[tuple[list[int], list[float]]] = [([], []) for _ in prompt_of_answer_B]
+        num_axes = self._family.num_position_axes
+        live = torch.arange(len(answers))
+        plan = DecodePlan(prefill.caches, prompt_of_answer_B, max_tokens=sampling.max_response_tokens)
+        hidden_BD = prefill.last_hidden_PD[prompt_of_answer_B.to(self._device)]
+        is_open = torch.ones(len(answers), dtype=torch.bool)
+        for number in range(sampling.max_response_tokens):
+            logits_BV = self._family.output_head(self._model)(hidden_BD)
+            logprobs_BV = token_logprobs(logits_BV, self._forbidden, sampling.temperature)
+            if sampling.temperature == 0:
+                tokens_B = logprobs_BV.argmax(dim=-1)
+            else:
+                tokens_B = draw_tokens(logprobs_BV, uniforms_BL[live, number].to(self._device))
+            chosen_B = logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
+            ended = torch.isin(tokens_B, self._end).tolist()
+            for answer, token, logprob, is_end in zip(
+                live.tolist(), tokens_B.tolist(), chosen_B.tolist(), ended, strict=True
+            ):
+                if is_open[answer]:
+                    answers[answer][0].append(token)
+                    answers[answer][1].append(logprob)
+                    is_open[answer] = not is_end
+            num_open = int(is_open.sum())
+            if num_open == 0 or number + 1 == sampling.max_response_tokens:
+                break
+            if num_open <= COMPACT_BELOW * len(live):
+                rows = torch.nonzero(is_open[live]).squeeze(1)
+                plan.keep(rows.to(self._device))
+                live, tokens_B = live[rows], tokens_B[rows.to(self._device)]
+            plan.begin_token()
+            positions_B = prefill.next_position_P[prompt_of_answer_B[live]] + number
+            hidden_BD = self._family.hidden_states(
+                self._model,
+                tokens_B[:, None],
+                image_features_MD=None,
+                position_ids_ABT=positions_B.to(self._device)[None, :, None].expand(num_axes, -1, 1),
+                plan=plan,
+            )[:, 0]
+        return answers
+
+    def _as_groups(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Sequence[tuple[list[int], list[float]]],
+        sampling: Sampling,
+    ) -> list[list[Rollout]]:
+        ends = set(self._family.end_token_ids)
+        texts = self._family.tokenizer.batch_decode([ids for ids, _ in answers], skip_special_tokens=True)
+        rollouts = [
+            Rollout(
+                prompt=prompts[number // sampling.group_size],
+                index=number % sampling.group_size,
+                token_ids=tuple(ids),
+                logprobs=tuple(logprobs),
+                response_mask=(True,) * len(ids),
+                text=text,
+                finish_reason="stop" if ids[-1] in ends else "length",
+                policy_version=self._policy_version,
+            )
+            for number, ((ids, logprobs), text) in enumerate(zip(answers, texts, strict=True))
+        ]
+        size = sampling.group_size
+        return [rollouts[first : first + size] for first in range(0, len(rollouts), size)]
+
+
+def _rows(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
+    """Prompts in order, packed up to the token budget; a longer prompt has a row of its own."""
+    row: list[Prompt] = []
+    for prompt in prompts:
+        if row and sum(len(each.token_ids) for each in row) + len(prompt.token_ids) > PREFILL_TOKENS:
+            yield row
+            row = []
+        row.append(prompt)
+    if row:
+        yield row

@@ -1,0 +1,105 @@
+"""Supervised fine-tuning on rows with solutions: the cold start, with the data path and learner of training."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sightline.algorithms.supervised import Supervised
+from sightline.batch import TrainBatch
+from sightline.cluster.placement import place_fine_tuning
+from sightline.config import SftRecipe
+from sightline.data import ProblemOrder
+from sightline.errors import DataError
+from sightline.evaluate import evaluate
+from sightline.metrics import PhaseTimer, step_line
+from sightline.progress import live_line
+from sightline.prompts import Inputs, load_inputs, load_prompts, solution_ids
+from sightline.recipe import recipe_as_plain
+from sightline.rewards.scorer import Scorer
+from sightline.run_directory import RunDirectory
+from sightline.types import Prompt
+
+MAY_CHANGE = frozenset({"steps", "evaluation", "checkpoint"})
+
+logger = logging.getLogger(__name__)
+
+
+def fine_tune(recipe: SftRecipe) -> Path:
+    """Run a recipe to its last step, from its last checkpoint if there is one; give the run directory."""
+    inputs = load_inputs(recipe.model)
+    problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.max_response_tokens)
+    solutions = [_solution(inputs, prompt, recipe.max_response_tokens) for prompt in problems.prompts]
+    heldout = recipe.evaluation.data and load_prompts(
+        inputs, recipe.evaluation.data, max_response_tokens=recipe.max_response_tokens
+    )
+    order = ProblemOrder(len(problems.prompts), recipe.seed)
+    order.batch(0, recipe.batch_size)
+    run_folder, algorithm = Path(recipe.output_dir), Supervised()
+    with RunDirectory.open(
+        run_folder, recipe=recipe_as_plain(recipe), command="sightline sft", may_change=MAY_CHANGE
+    ) as run:
+        checkpoint = run.latest_checkpoint()
+        first_step = checkpoint.step if checkpoint else 0
+        run.rewind(first_step)
+        placement = place_fine_tuning(recipe, inputs, checkpoint=checkpoint.path if checkpoint else None)
+        learner = placement.learner
+        with live_line("sft", done=first_step, total=recipe.steps) as line:
+            for step in range(first_step, recipe.steps):
+                timer = PhaseTimer()
+                indices = order.batch(step, recipe.batch_size)
+                with timer.phase("update"):
+                    batch = solution_batch(
+                        [problems.prompts[index] for index in indices], [solutions[index] for index in indices]
+                    )
+                    batch = batch.with_advantages(algorithm.advantages(batch))
+                    metrics = learner.update(batch, algorithm)
+                done = step + 1
+                metrics = metrics | timer.metrics()
+                run.append_metrics(done, metrics)
+                logger.info(step_line({"step": done, **metrics}))
+                line.advance(sum(timer.seconds().values()), f"loss {metrics['loss/sft']:.3f}")
+                if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
+                    with run.new_checkpoint(done) as folder:
+                        learner.save(folder)
+                    run.prune_checkpoints(recipe.checkpoint.keep)
+        if heldout and "after" not in run.read_evaluations():
+            placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
+            evaluation = evaluate(
+                placement.engine,
+                Scorer(recipe.reward),
+                heldout.prompts,
+                name="after",
+                step=recipe.steps,
+                num_samples=recipe.evaluation.num_samples,
+                temperature=1.0,
+                max_response_tokens=recipe.max_response_tokens,
+                seed=recipe.seed,
+            )
+            run.write_evaluation("after", evaluation.as_json())
+    return run_folder
+
+
+def solution_batch(prompts: Sequence[Prompt], solutions: Sequence[Sequence[int]]) -> TrainBatch:
+    """Given token ids as answers, one for each prompt; nothing was sampled."""
+    lengths_B = torch.tensor([len(ids) for ids in solutions])
+    num_tokens = int(lengths_B.sum())
+    return TrainBatch(
+        prompts=tuple(prompts),
+        prompt_of_answer_B=torch.arange(len(prompts)),
+        answer_lengths_B=lengths_B,
+        rewards_B=torch.ones(len(prompts)),
+        token_ids_N=torch.tensor([token for ids in solutions for token in ids]),
+        response_mask_N=torch.ones(num_tokens, dtype=torch.bool),
+        sampling_logprobs_N=None,
+    )
+
+
+def _solution(inputs: Inputs, prompt: Prompt, max_tokens: int) -> tuple[int, ...]:
+    ids = solution_ids(inputs.family, prompt.problem)
+    if len(ids) > max_tokens:
+        raise DataError(
+            f"{prompt.problem.source}: the solution has {len(ids)} tokens, more than max_response_tokens = {max_tokens}"
+        )
+    return ids

@@ -1,0 +1,91 @@
+"""The stages that a batch passes through, each made from the one before; none is edited in place.
+
+Problem -> Prompt -> Rollout -> ScoredRollout -> TrainBatch (in batch.py, which alone holds tensors).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRef:
+    """An image by its content; the bytes are in the ImageStore under `digest`."""
+
+    digest: str  # sha256 of the encoded bytes, hexadecimal
+    width: int  # pixels, after EXIF orientation
+    height: int
+    source: str  # where it was found, for messages: a path, or "file.jsonl, row 7"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn; images stand where the text mentions them."""
+
+    role: Role
+    content: tuple[str | ImageRef, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """A question with its gold answer, as the data gives it."""
+
+    id: str  # unique within a data file and stable between runs
+    messages: tuple[Message, ...]
+    answer: str
+    solution: str | None = None  # a worked response to imitate, for supervised fine-tuning
+    source: str = ""  # "file.jsonl, row 7", for messages
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """All images in reading order."""
+        return tuple(
+            part
+            for message in self.messages
+            for part in message.content
+            if isinstance(part, ImageRef)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """A problem as the model reads it: every image already stands as its full run of tokens."""
+
+    problem: Problem
+    token_ids: tuple[int, ...]
+    images: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One answer to a prompt, sampled by an engine."""
+
+    prompt: Prompt
+    index: int  # place within its group, 0 .. G-1
+    token_ids: tuple[int, ...]  # response tokens, the end-of-turn token included
+    logprobs: tuple[float, ...]  # log-probability of each token when it was sampled, in nats
+    response_mask: tuple[bool, ...]  # True: the policy sampled this token
+    text: str  # the response decoded, without special tokens
+    finish_reason: FinishReason
+    policy_version: int  # number of updates that the sampling weights had seen
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the token limit ended the answer."""
+        return self.finish_reason == "length"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoredRollout:
+    """A rollout with its grade."""
+
+    rollout: Rollout
+    rewards: Mapping[str, float]  # by component name, before weighting
+    reward: float | None  # weighted sum; None: could not be scored, masked from the loss
+    extracted_answer: str | None  # the span that was graded; None: there was none
+    is_correct: bool | None  # None: could not be scored
+    unscored_reason: str | None = None

@@ -1,0 +1,28 @@
+"""Problems and rollouts for the tests of rewards."""
+
+from typing import Literal
+
+from sightline.types import Message, Problem, Prompt, Rollout
+
+
+def problem(*, answer: str = "3") -> Problem:
+    return Problem(id="p1", messages=(Message(role="user", content=("How many?",)),), answer=answer)
+
+
+def rollout(
+    text: str,
+    *,
+    answer: str = "3",
+    num_tokens: int = 4,
+    finish_reason: Literal["stop", "length"] = "stop",
+) -> Rollout:
+    return Rollout(
+        prompt=Prompt(problem=problem(answer=answer), token_ids=(1, 2), images=()),
+        index=0,
+        token_ids=(5,) * num_tokens,
+        logprobs=(-1.0,) * num_tokens,
+        response_mask=(True,) * num_tokens,
+        text=text,
+        finish_reason=finish_reason,
+        policy_version=0,
+    )

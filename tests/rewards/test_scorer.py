@@ -1,0 +1,181 @@
+import logging
+import math
+
+import pytest
+
+from sightline.rewards import COMPONENTS
+from sightline.rewards.config import ComponentConfig, RewardConfig
+from sightline.rewards.scorer import Scorer, reward_metrics
+from sightline.types import Problem, ScoredRollout
+
+from .examples import rollout
+
+RIGHT = "<think>one two three</think><answer>3</answer>"
+WRONG = "<think>one two</think><answer>2</answer>"
+RIGHT_WITHOUT_FORMAT = "<think>one two three</think> so <answer>3</answer>"
+NOTHING = "three"
+
+
+def score_one(text: str, config: RewardConfig | None = None, *, answer: str = "3") -> ScoredRollout:
+    [[scored]] = Scorer(config or RewardConfig()).score([[rollout(text, answer=answer)]])
+    return scored
+
+
+def failing(text: str, problem: Problem) -> float:
+    raise ValueError("no\n such\t\tverdict " + "x" * 500)
+
+
+def not_finite(text: str, problem: Problem) -> float:
+    return math.nan
+
+
+def half(text: str, problem: Problem) -> float:
+    return 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "format_value", "accuracy_value", "reward"),
+    [
+        (RIGHT, 1.0, 1.0, 1.0),
+        (WRONG, 1.0, 0.0, 0.1),
+        (RIGHT_WITHOUT_FORMAT, 0.0, 1.0, 0.0),
+        (NOTHING, 0.0, 0.0, 0.0),
+    ],
+)
+def test_a_gated_component_keeps_its_value_but_adds_nothing_while_its_gate_is_shut(
+    text: str, format_value: float, accuracy_value: float, reward: float
+) -> None:
+    scored = score_one(text)
+    assert scored.rewards == {"format": format_value, "accuracy": accuracy_value}
+    assert scored.reward == pytest.approx(reward)
+    assert scored.unscored_reason is None
+
+
+def test_correctness_ignores_the_gate() -> None:
+    assert score_one(RIGHT_WITHOUT_FORMAT).is_correct is True
+    assert score_one(WRONG).is_correct is False
+
+
+def test_a_gate_opens_at_one_and_not_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMPONENTS, "half", half)
+    config = RewardConfig(
+        components=(
+            ComponentConfig(name="half", weight=2.0),
+            ComponentConfig(name="accuracy", weight=1.0, requires="half"),
+        )
+    )
+    assert score_one(RIGHT, config).reward == 1.0
+
+
+def test_the_graded_span_is_kept() -> None:
+    assert score_one(WRONG).extracted_answer == "2"
+    assert score_one(NOTHING).extracted_answer is None
+
+
+def test_without_an_accuracy_component_correctness_is_still_known() -> None:
+    config = RewardConfig(components=(ComponentConfig(name="format", weight=1.0),))
+    assert score_one(RIGHT, config).is_correct is True
+    assert score_one(WRONG, config).is_correct is False
+    assert score_one(RIGHT, config).reward == 1.0
+    assert score_one(RIGHT, config).rewards == {"format": 1.0}
+
+
+def test_without_accuracy_component_and_gold_the_reward_stands_and_correctness_is_unknown() -> None:
+    config = RewardConfig(components=(ComponentConfig(name="format", weight=1.0),))
+    scored = score_one(RIGHT, config, answer="")
+    assert (scored.reward, scored.is_correct) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("component", "reason"),
+    [(failing, "accuracy: ValueError: no such verdict xxx"), (not_finite, "accuracy: ValueError: ")],
+)
+def test_a_component_that_fails_leaves_the_rollout_unscored(
+    monkeypatch: pytest.MonkeyPatch, component: object, reason: str
+) -> None:
+    monkeypatch.setitem(COMPONENTS, "accuracy", component)
+    scored = score_one(RIGHT)
+    assert scored.reward is None
+    assert scored.is_correct is None
+    assert scored.rewards == {"format": 1.0}
+    assert scored.unscored_reason is not None
+    assert scored.unscored_reason.startswith(reason)
+    assert len(scored.unscored_reason) <= 200
+    assert "\n" not in scored.unscored_reason
+
+
+def test_one_rollout_that_fails_does_not_touch_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_on_two(text: str, problem: Problem) -> float:
+        return 1 / (2 - text.count("two"))
+
+    monkeypatch.setitem(COMPONENTS, "accuracy", fails_on_two)
+    config = RewardConfig(components=(ComponentConfig(name="accuracy", weight=1.0),))
+    [group] = Scorer(config).score([[rollout("none"), rollout("two two"), rollout("two")]])
+    assert [scored.reward for scored in group] == [0.5, None, 1.0]
+    assert group[1].unscored_reason == "accuracy: ZeroDivisionError: division by zero"
+
+
+def test_a_failure_is_logged_for_those_who_debug_only(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(COMPONENTS, "accuracy", failing)
+    with caplog.at_level(logging.DEBUG, logger="sightline.rewards.scorer"):
+        score_one(RIGHT)
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+    assert "p1" in caplog.text
+
+
+def test_groups_keep_their_order_and_shape() -> None:
+    groups = [[rollout(RIGHT), rollout(WRONG)], [], [rollout(NOTHING)]]
+    scored = Scorer(RewardConfig()).score(groups)
+    assert [[one.rollout for one in group] for group in scored] == groups
+
+
+def test_metrics_of_a_step_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_on_nothing(text: str, problem: Problem) -> float:
+        if text == NOTHING:
+            raise TimeoutError("slow")
+        return float("<answer>3" in text)
+
+    monkeypatch.setitem(COMPONENTS, "accuracy", fails_on_nothing)
+    groups = [
+        [rollout(RIGHT, num_tokens=4), rollout(WRONG, num_tokens=8)],  # rewards 1.0 and 0.1
+        [rollout(RIGHT, num_tokens=2), rollout(NOTHING, num_tokens=10, finish_reason="length")],  # 1.0
+        [rollout(NOTHING, num_tokens=1), rollout(NOTHING, num_tokens=1)],  # none
+        [rollout(RIGHT_WITHOUT_FORMAT, num_tokens=1), rollout(WRONG, num_tokens=5)],  # 0.0 and 0.1
+    ]
+    metrics = reward_metrics(Scorer(RewardConfig()).score(groups))
+    assert metrics == pytest.approx(
+        {
+            "reward/mean": 2.2 / 5,
+            "reward/std": math.sqrt((2 * 0.56**2 + 2 * 0.34**2 + 0.44**2) / 5),
+            "reward/format": 4 / 5,
+            "reward/accuracy": 3 / 5,
+            "reward/unscored_fraction": 3 / 8,
+            "accuracy/sampled": 3 / 5,
+            "format/rate": 4 / 8,
+            "response/mean_tokens": 32 / 8,
+            "response/truncated_fraction": 1 / 8,
+            "response/thinking_fraction": 5 / 8,
+            "group/zero_variance_fraction": 1 / 3,
+        }
+    )
+
+
+def test_metrics_of_a_step_in_which_nothing_could_be_scored_are_nan_where_they_would_be_means_of_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(COMPONENTS, "accuracy", failing)
+    metrics = reward_metrics(Scorer(RewardConfig()).score([[rollout(RIGHT)]]))
+    assert metrics["reward/unscored_fraction"] == 1.0
+    assert metrics["response/mean_tokens"] == 4.0
+    assert math.isnan(metrics["reward/mean"])
+    assert math.isnan(metrics["reward/std"])
+    assert math.isnan(metrics["accuracy/sampled"])
+    assert math.isnan(metrics["group/zero_variance_fraction"])
+
+
+def test_equal_rewards_of_weights_that_do_not_add_up_exactly_are_still_no_variance() -> None:
+    groups = Scorer(RewardConfig()).score([[rollout(RIGHT)] * 3, [rollout(WRONG)] * 3])
+    metrics = reward_metrics(groups)
+    assert metrics["group/zero_variance_fraction"] == 1.0
