@@ -105,6 +105,7 @@ def _add_tiny_model(commands: "_Commands") -> None:
 def _add_quickstart(commands: "_Commands") -> None:
     command = commands.add_parser("quickstart", help="the whole way on a CPU in minutes: data, cold start, RL, report")
     command.add_argument("--out", type=Path, default=Path("runs/quickstart"))
+    command.add_argument("--recipes", type=Path, default=Path("recipes"), help="folder of quickstart.yaml")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=_quickstart)
 
@@ -215,7 +216,7 @@ def _quickstart(options: argparse.Namespace) -> None:
     from sightline.quickstart import quickstart
 
     _quiet_libraries()
-    summary = quickstart(options.out, seed=options.seed)
+    summary = quickstart(options.out, seed=options.seed, recipes=options.recipes)
     print(json.dumps(summary, indent=2))
     print(f"report: {options.out / 'report.html'}")
 

@@ -1,10 +1,17 @@
 """Evaluation on held-out problems: sampled and greedy answers, graded as in training, with bootstrap intervals."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
+from sightline.cluster.placement import place_engine
+from sightline.data import DataConfig
+from sightline.errors import ConfigError
 from sightline.images import ImageStore
 from sightline.metrics import bootstrap_interval, mean
+from sightline.models.config import ModelConfig
+from sightline.prompts import Inputs, load_inputs, load_prompts
+from sightline.rewards.config import RewardConfig
 from sightline.rewards.scorer import Scorer, reward_metrics
 from sightline.rollout.engine import Engine, Sampling
 from sightline.types import ImageRef, Message, Problem, Prompt, ScoredRollout
@@ -82,7 +89,65 @@ def summarise(groups: Groups) -> dict[str, object]:
     }
 
 
-def with_blank_images(problem: Problem, images: ImageStore) -> Problem:
+def evaluate_checkpoint(
+    model: str,
+    data: Mapping[str, object],
+    *,
+    num_samples: int,
+    temperature: float,
+    max_response_tokens: int,
+    max_sequences: int,
+    seed: int,
+    blank_images: bool,
+) -> dict[str, object]:
+    """Evaluate a checkpoint on a data file with the default rewards; figures as `Evaluation.as_json` gives them."""
+    if temperature <= 0:
+        raise ConfigError(f"--temperature is {temperature}; it must be above 0 (a greedy answer is always given too)")
+    inputs = load_inputs(ModelConfig(path=model))
+    problems = load_prompts(inputs, DataConfig.model_validate(data), max_response_tokens=max_response_tokens)
+    prompts = problems.prompts
+    if blank_images:
+        prompts = blank_prompts(inputs, prompts)
+    evaluation = evaluate(
+        place_engine(inputs, max_sequences=max_sequences),
+        Scorer(RewardConfig()),
+        prompts,
+        name="blank" if blank_images else "evaluation",
+        step=0,
+        num_samples=num_samples,
+        temperature=temperature,
+        max_response_tokens=max_response_tokens,
+        seed=seed,
+    )
+    return {"model": model, "data": data["path"], "seed": seed, **evaluation.as_json()}
+
+
+def evaluation_table(evaluation: Mapping[str, object]) -> str:
+    """Sampled and greedy figures side by side, for a terminal."""
+    columns = {name: cast("Mapping[str, Any]", evaluation[name]) for name in ("sampled", "greedy")}
+    rows: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
+        ("accuracy", lambda figures: f"{figures['accuracy']:.1%}"),
+        ("95 % interval", lambda figures: "{:.1%} to {:.1%}".format(*figures["accuracy_interval"])),
+        ("right format", lambda figures: f"{figures['format_rate']:.1%}"),
+        ("with thinking", lambda figures: f"{figures['thinking_fraction']:.1%}"),
+        ("mean tokens", lambda figures: f"{figures['mean_response_tokens']:.1f}"),
+        ("truncated", lambda figures: f"{figures['truncated_fraction']:.1%}"),
+        ("answers", lambda figures: f"{figures['num_answers']}"),
+        ("not gradable", lambda figures: f"{figures['num_unscored']}"),
+    ]
+    lines = [f"{evaluation['num_problems']} problems", f"{'':16}{'sampled':>18}{'greedy':>18}"]
+    lines += [f"{label:16}{show(columns['sampled']):>18}{show(columns['greedy']):>18}" for label, show in rows]
+    return "\n".join(lines)
+
+
+def blank_prompts(inputs: Inputs, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The prompts with grey images: what is answered to them is guessed from the text."""
+    return tuple(
+        inputs.family.encode_prompt(_with_blank_images(prompt.problem, inputs.images)) for prompt in prompts
+    )
+
+
+def _with_blank_images(problem: Problem, images: ImageStore) -> Problem:
     """The same problem with every image replaced by a grey one of its size: what is left is the guess from text."""
 
     def blank(part: str | ImageRef) -> str | ImageRef:
@@ -92,11 +157,4 @@ def with_blank_images(problem: Problem, images: ImageStore) -> Problem:
         Message(role=message.role, content=tuple(blank(part) for part in message.content))
         for message in problem.messages
     )
-    return Problem(
-        id=problem.id,
-        messages=messages,
-        answer=problem.answer,
-        solution=problem.solution,
-        source=problem.source,
-        metadata=problem.metadata,
-    )
+    return replace(problem, messages=messages)

@@ -102,7 +102,7 @@ class ImageStore:
     def add_file(self, path: Path, *, source: str) -> ImageRef:
         """Remember an image file by its path; its bytes are read again when they are needed."""
         data = self._read(path, source)
-        return self._add(data, path, source, repr(str(path)))
+        return self._add(data, path, source, _shorten(str(path)))
 
     def add_bytes(self, data: bytes, *, source: str) -> ImageRef:
         """Keep an encoded image in memory."""
@@ -145,7 +145,7 @@ class ImageStore:
             raise ImageError(
                 "changed_image",
                 ref.source,
-                f"image '{entry.path}' changed since it was loaded; put the file back, or start again",
+                f"image {_shorten(str(entry.path))} changed since it was loaded; put it back, or start again",
             )
         return data
 
@@ -229,13 +229,13 @@ class ImageStore:
                     f"image {_shorten(str(path))} was not found; "
                     "paths are relative to the data file's folder",
                 )
-            self._check_num_bytes(path.stat().st_size, source, f"'{path}'")
+            self._check_num_bytes(path.stat().st_size, source, _shorten(str(path)))
             return path.read_bytes()
         except OSError as error:
             raise ImageError(
                 "missing_image",
                 source,
-                f"image {_shorten(str(path))} can't be read ({error.strerror}); check its path and permissions",
+                f"image {_shorten(str(path))} can't be read ({error.strerror}); check its permissions",
             ) from error
 
     def _check_num_bytes(self, num_bytes: int, source: str, where: str) -> None:
@@ -296,7 +296,7 @@ class ImageStore:
 
     def _where(self, ref: ImageRef) -> str:
         path = self._entries[ref.digest].path
-        return f"'{path}'" if path is not None else f"{ref.digest[:12]} (given as bytes)"
+        return _shorten(str(path)) if path is not None else f"{ref.digest[:12]} (given as bytes)"
 
 
 def _open_header(data: bytes) -> Image.Image:
@@ -348,7 +348,8 @@ def _local_path(reference: str, source: str) -> Path:
 
 def _shorten(value: object) -> str:
     text = repr(value if not isinstance(value, Mapping) else dict(cast("Mapping[str, object]", value)))
-    return text if len(text) <= 120 else f"{text[:100]}...{text[-1]}"
+    max_length = 80 if ";base64," in text else 400
+    return text if len(text) <= max_length else f"{text[: max_length - 20]}...{text[-1]}"
 
 
 def _one_line(error: BaseException) -> str:

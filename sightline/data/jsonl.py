@@ -50,7 +50,7 @@ def read_json(file: Path) -> Iterator[Row | BadRow]:
 def problem_of(row: Row, label: str | None, config: DataConfig, images: ImageStore) -> Problem:
     """The problem that a row states. Raises RowError or ImageError.
 
-    `label` tells its file from others and begins its id; None: there is one file, and a given id stays as it is.
+    `label` tells its file from others and begins its id; None: there is one file, and given ids stay.
     """
     columns = row.columns
     text = _text_column(columns, "problem")
@@ -91,9 +91,21 @@ def _row_of(file: Path, row_number: int, columns: object) -> Row | BadRow:
 
 def _text_column(columns: Mapping[str, object], name: str) -> str | None:
     value = columns.get(name)
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _checked_text(value, name)
     raise RowError("wrong_type", f"{name} is {_type_name(value)}; it must be text")
+
+
+def _checked_text(text: str, name: str) -> str:
+    """The text as it is. Raises RowError for half a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise RowError("not_utf8", f"{name} holds {half}, half a character; write the whole one") from error
+    return text
 
 
 def _answer(columns: Mapping[str, object]) -> str:
@@ -104,7 +116,7 @@ def _answer(columns: Mapping[str, object]) -> str:
     if isinstance(value, str):
         if not value.strip():
             raise RowError("missing_answer", f"answer {value!r} is empty; give the gold answer")
-        return value
+        return _checked_text(value, "answer")
     if isinstance(value, float) and not math.isfinite(value):
         raise RowError("missing_answer", f"answer is {value}, not a finite number; give the gold answer")
     if isinstance(value, bool | int | float):
@@ -118,7 +130,8 @@ def _identifier(row: Row, label: str | None) -> str:
         return f"{label or row.file.stem}-{row.row_number}"
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise RowError("wrong_type", f"id is {json.dumps(value)[:80]}; it must be text or a whole number")
-    return str(value) if label is None else f"{label}/{value}"
+    identifier = _checked_text(str(value), "id")
+    return identifier if label is None else f"{label}/{identifier}"
 
 
 def _images(row: Row, images: ImageStore) -> list[ImageRef]:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -51,19 +52,29 @@ def load(config: DataConfig, images: ImageStore, schemas: Mapping[str, Schema]) 
 
 
 def _find_files(config: DataConfig, schemas: Mapping[str, Schema]) -> list[Path]:
-    files = [Path(path).expanduser() for path in config.paths]
+    files = [Path(os.path.expanduser(path)) for path in config.paths]
     for file in files:
         if not file.is_file():
             what = "is a folder, not a file" if file.is_dir() else "does not exist"
             raise DataError(f"data file {file} {what}; check data.path")
         if file.suffix.lower() not in schemas:
             raise DataError(f"data file {file} has an unknown format; accepted are {', '.join(schemas)}")
-        if file.stat().st_size == 0:
+        if _is_empty(file):
             raise DataError(f"data file {file} is empty; it needs rows with problem and answer")
     for file, count in Counter(file.resolve() for file in files).items():
         if count > 1:
             raise DataError(f"data file {file} is given {count} times; name it once in data.path")
     return files
+
+
+def _is_empty(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return not stream.read(1)
+    except OSError as error:
+        raise DataError(
+            f"data file {file} can't be read ({error.strerror}); check its permissions"
+        ) from error
 
 
 def _labels(files: list[Path]) -> list[str | None]:

@@ -8,7 +8,7 @@ from sightline.errors import ConfigError
 
 
 class ProblemOrder:
-    """A new shuffle of all problems every epoch; steps take consecutive pieces, also across an epoch's end."""
+    """A new shuffle of all problems every epoch; a step takes the next piece, also across an epoch's end."""
 
     def __init__(self, num_problems: int, seed: int):
         if num_problems < 1:

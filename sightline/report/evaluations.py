@@ -16,6 +16,8 @@ _LABELS = {
     "truncated_fraction": "Cut off at the token limit",
     "thinking_fraction": "Answers that think first",
     "blank_picture_accuracy": "Accuracy with a blank picture",
+    "num_answers": "Answers",
+    "num_unscored": "Answers that could not be graded",
 }
 _SHARES = ("accuracy", "rate", "fraction")  # last words of the names whose numbers are shares of 1
 
@@ -80,11 +82,7 @@ def in_order(stored: Mapping[str, Row]) -> list[Evaluation]:
             name=name,
             step=int(number(data.get("step")) or 0),
             num_problems=None if (problems := number(data.get("num_problems"))) is None else int(problems),
-            sections={
-                key: mapping(part)
-                for key, part in data.items()
-                if number(mapping(part).get("accuracy")) is not None
-            },
+            sections={key: mapping(part) for key, part in data.items() if "accuracy" in mapping(part)},
         )
         for name, data in stored.items()
     ]
@@ -152,7 +150,7 @@ def _comparison(key: str, first: Row, last: Row) -> Comparison:
     change = MISSING
     if old is not None and new is not None:
         size = abs(new - old)
-        change = signed(f"{100 * size:.1f} points" if _is_share(key) else f"{size:,.1f}", new - old)
+        change = signed(f"{100 * size:.1f} points" if _is_share(key) else _plain(key, size), new - old)
     old_interval, new_interval = _interval(key, first), _interval(key, last)
     overlap = bool(
         old_interval
@@ -172,11 +170,15 @@ def _comparison(key: str, first: Row, last: Row) -> Comparison:
 def _cell(key: str, section: Row) -> Cell:
     value = number(section.get(key))
     if not _is_share(key):
-        return Cell(text=count(value) if value is None or abs(value) >= 1000 else f"{value:.1f}")
+        return Cell(text=MISSING if value is None else _plain(key, value))
     interval = _interval(key, section)
     if value is None or interval is None:
         return Cell(text=percent(value))
     return Cell(text=percent(value), interval=f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}")
+
+
+def _plain(key: str, value: float) -> str:
+    return count(value) if key.startswith("num_") or abs(value) >= 1000 else f"{value:.1f}"
 
 
 def _interval(key: str, section: Row) -> tuple[float, float] | None:

@@ -66,13 +66,16 @@ def _not_finite(rows: Sequence[Row]) -> Finding | None:
     steps = [
         _step(row)
         for row in rows
-        if any(row.get(name, 0.0) is None for name in ("loss/policy", "loss/sft", "loss/kl", "reward/mean"))
+        if any(
+            value is None and (name.startswith("loss/") or name == "reward/mean")
+            for name, value in row.items()
+        )
     ]
     if not steps:
         return None
     return Finding(
         what=f"Losses or mean rewards not finite: {_of(len(steps), len(rows))} ({_named(steps)}).",
-        advice="A mean reward is not finite when no answer of the step could be scored; a loss never should be.",
+        advice="A step of which no answer could be scored has no mean reward; a loss is never missing.",
     )
 
 

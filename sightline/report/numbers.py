@@ -27,8 +27,8 @@ def entries(value: object) -> list[object]:
 
 
 def percent(value: float | None) -> str:
-    """A share of 1 as "59.4 %"."""
-    return MISSING if value is None else f"{100 * value:.1f} %"
+    """A share of 1 as "59.4 %", with a space at which no line breaks."""
+    return MISSING if value is None else f"{100 * value:.1f}\u00a0%"
 
 
 def significant(value: float | None) -> str:

@@ -194,7 +194,7 @@ def _new_figure() -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.patch.set_alpha(0)
     axes.grid(visible=False, axis="x")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
     axes.set_xlabel("step")
     return figure, axes
 
@@ -293,6 +293,8 @@ def _moving_average(values_T: np.ndarray) -> np.ndarray:
 
 def _finish(figure: Figure, axes: Axes, chart: _Chart) -> Plot:
     """Scales and legend, then the SVG."""
+    if axes.get_xlim()[1] - axes.get_xlim()[0] < 2:
+        axes.set_xlim(*(round(sum(axes.get_xlim()) / 2) + side for side in (-1, 1)))  # one step: no fractions
     if chart.is_share:
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))

@@ -17,11 +17,11 @@ Verdict = Literal["correct", "wrong", "unscored"]
 MAX_GROUPS_A_STEP = 8
 MAX_ANSWERS_A_GROUP = 16
 MAX_IMAGES_A_GROUP = 4
-MAX_TEXT_CHARACTERS = 4000
+MAX_TEXT_CHARACTERS = 3000
 MAX_THUMBNAIL_SIDE = 384  # pixels
-MAX_IMAGE_BYTES = 3_000_000  # of all pictures of a report together, as base64
+MAX_IMAGE_BYTES_A_STEP = 450_000  # of all pictures of a shown step together, as base64
 
-_TAIL_CHARACTERS = 1200  # of a long answer: the end holds the result
+_TAIL_CHARACTERS = 1000  # of a long answer: the end holds the result
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,17 +75,16 @@ def sample_steps(run: RunDirectory) -> list[SampledStep]:
     if not steps:
         return []
     places = sorted({round(quarter * (len(steps) - 1) / 4) for quarter in range(5)})
-    thumbnails = _Thumbnails(run)
-    return [_sample_step(run, steps[place], thumbnails) for place in places]
+    return [_sample_step(run, steps[place], _Thumbnails(run)) for place in places]
 
 
 class _Thumbnails:
-    """Pictures as data URIs, each made once, until their total size is spent."""
+    """Pictures of one step as data URIs, each made once, until their total size is spent."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._by_digest: dict[str, str | None] = {}
-        self._bytes_left = MAX_IMAGE_BYTES
+        self._bytes_left = MAX_IMAGE_BYTES_A_STEP
 
     def get(self, digest: str) -> str | None:
         """The picture; None if it is not stored, can't be read or there is no room."""

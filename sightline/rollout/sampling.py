@@ -25,7 +25,7 @@ def token_logprobs(logits_BV: Tensor, forbidden_ids: Tensor, temperature: float)
 def draw_tokens(logprobs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """Tokens (B,) where the cumulative distribution passes the uniform numbers; a token of probability 0 never."""
     cumulative_BV = logprobs_BV.double().exp().cumsum(dim=-1)
-    total_B1 = cumulative_BV[:, -1:]
+    total_B1 = cumulative_BV[:, -1:].contiguous()
     drawn_B1 = torch.searchsorted(cumulative_BV, uniforms_B[:, None] * total_B1, right=True)
     last_B1 = torch.searchsorted(cumulative_BV, total_B1)  # rounding may carry a uniform near 1 up to the total
     return torch.minimum(drawn_B1, last_B1).squeeze(1)

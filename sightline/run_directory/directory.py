@@ -191,7 +191,7 @@ class RunDirectory:
         """Store the result of an evaluation in place of one of the same name."""
         self._require_lock()
         assert _NAME.fullmatch(name), f"evaluation name {name!r} is no file name"
-        write_json_atomic(self.path / "evaluations" / f"{name}.json", data)
+        write_json_atomic(self._evaluation_path(name), data)
 
     def read_evaluations(self) -> dict[str, dict[str, object]]:
         """Every evaluation by name, names in alphabetical order."""
@@ -199,7 +199,7 @@ class RunDirectory:
         return {path.stem: read_json_object(path) for path in paths if _NAME.fullmatch(path.name)}
 
     def rewind(self, step: int) -> None:
-        """Forget what came after `step`: metrics, rollouts, and evaluations named "step_...".
+        """Forget what came after `step`: metrics, rollouts, and evaluations, "after" among them.
 
         The training loop calls it before it continues from the checkpoint of `step`, so that the steps it
         takes again are there once. Done twice, or cut short and done again, it comes to the same.
@@ -209,11 +209,13 @@ class RunDirectory:
         kept = [row for row in rows if cast("int", row["step"]) <= step]
         if len(kept) < len(rows):
             write_text_atomic(self.metrics_path, "".join(json_line(row) for row in kept))
-        for folder in ("rollouts", "evaluations"):
-            for path in (self.path / folder).glob("step_*"):
-                path_step = _step_in(path.stem)
-                if path_step is not None and path_step > step:
-                    remove(path)
+        for rollouts_step in self.rollout_steps():
+            if rollouts_step > step:
+                remove(self._rollouts_path(rollouts_step))
+        for name, data in self.read_evaluations().items():
+            evaluated_step = data.get("step")
+            if isinstance(evaluated_step, int) and evaluated_step > step:
+                remove(self._evaluation_path(name))
 
     def new_checkpoint(self, step: int) -> AbstractContextManager[Path]:
         """A folder to write the checkpoint of `step` into.
@@ -252,6 +254,9 @@ class RunDirectory:
 
     def _image_path(self, digest: str) -> Path:
         return self.path / "images" / f"{digest}.png"
+
+    def _evaluation_path(self, name: str) -> Path:
+        return self.path / "evaluations" / f"{name}.json"
 
     def _require_lock(self) -> None:
         assert self._lock is not None, f"{self.path} is open for reading, or closed"

@@ -31,7 +31,13 @@ class RunLock:
         _held.add(self)
 
     def close(self) -> None:
-        """Let go."""
+        """Let go, also where a child just forked has not yet closed its copy; a second time does nothing."""
+        if not self._file.closed:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._file.close()
+
+    def close_copy(self) -> None:
+        """Close a forked child's copy; the parent's lock stays in place."""
         self._file.close()
 
 
@@ -39,10 +45,9 @@ _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
 
 
 def _close_in_child() -> None:
-    # A forked worker that outlives a killed trainer would otherwise keep the run locked; closing the
-    # child's descriptor leaves the parent's lock in place.
+    # A forked worker that outlives a killed trainer would otherwise keep the run locked.
     for lock in list(_held):
-        lock.close()
+        lock.close_copy()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

@@ -38,8 +38,9 @@ def make_task(name: str, options: Mapping[str, object]) -> Task:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in (name, *problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
         accepted = ", ".join(TASKS[name].model_fields)
-        raise ConfigError(f"task option {where}: {problem['msg']}; the options are {accepted}") from error
+        raise ConfigError(f"task option {where}: {message}; the options are {accepted}") from error
 
 
 def write_task(

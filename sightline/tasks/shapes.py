@@ -120,7 +120,7 @@ class ShapesTask(Section):
         return list(itertools.product(self.colors, self.shapes))
 
     def _questions(self, num_problems: int) -> list[_Question]:
-        """Answers take turns, and kinds within an answer, so that the wording tells nothing about the answer."""
+        """Answers take turns, and kinds within an answer, so that the wording tells nothing."""
         by_answer = self._count_questions() if self.question == "count" else self._name_questions()
         return [
             by_answer[i % len(by_answer)][i // len(by_answer) % len(by_answer[i % len(by_answer)])]

@@ -1,0 +1,142 @@
+"""`--dry-run`: resolve a recipe, load and check its data, say what the run will need; nothing is trained.
+
+The memory is an estimate from shapes: weights, gradients and AdamW in float32, the packed row's activations, one chunk of
+logits, and the keys and values of the answers that grow at the same time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
+
+from sightline.config import LearnerConfig, SftRecipe, TrainRecipe
+from sightline.data import ProblemOrder
+from sightline.models.config import ModelConfig
+from sightline.prompts import Inputs, PromptSet, TokenCounts, count_tokens, load_inputs, load_prompts, solution_ids
+from sightline.recipe import recipe_as_plain
+
+GIB = 2**30
+BYTES_A_WEIGHT = 4
+ACTIVATION_BYTES_A_TOKEN_LAYER = 34  # times hidden size: arXiv:2205.05198, equation 1, without the attention matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What the memory of a model depends on."""
+
+    num_parameters: int
+    num_learning: int
+    num_layers: int
+    hidden_size: int
+    vocabulary_size: int
+    cache_bytes_per_token: int
+
+
+def plan_training(recipe: TrainRecipe) -> str:
+    """What `sightline train` would do, as text for a terminal."""
+    inputs = load_inputs(recipe.model)
+    problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.rollout.max_response_tokens)
+    order = ProblemOrder(len(problems.prompts), recipe.seed)
+    order.batch(0, recipe.rollout.prompts_per_step)
+    lines = _data_lines("training data", inputs, problems)
+    if recipe.evaluation.data is not None:
+        heldout = load_prompts(
+            inputs, recipe.evaluation.data, max_response_tokens=recipe.rollout.max_response_tokens
+        )
+        lines += _data_lines("held-out data", inputs, heldout)
+    epochs = order.epoch_of(recipe.steps, recipe.rollout.prompts_per_step)
+    updates = recipe.learner.num_epochs * recipe.learner.num_minibatches
+    answers = recipe.rollout.prompts_per_step * recipe.rollout.group_size
+    lines.append(
+        f"steps: {recipe.steps} of {recipe.rollout.prompts_per_step} prompts x {recipe.rollout.group_size} answers "
+        f"= {answers} answers, {updates} update(s) each; {epochs:.2f} epochs"
+    )
+    needs = recipe.algorithm.needs(updates)
+    shapes = _shapes(recipe.model, inputs)
+    counts = count_tokens(inputs.family, problems.prompts)
+    lines += _memory_lines(shapes, recipe.learner, with_reference=needs.reference_logprobs)
+    lines.append(f"  keys and values while sampling: {_cache_bytes(shapes, recipe, counts) / GIB:.2f} GiB at most")
+    return "\n".join([*lines, "", "resolved recipe:", yaml.safe_dump(recipe_as_plain(recipe), sort_keys=False)])
+
+
+def plan_fine_tuning(recipe: SftRecipe) -> str:
+    """What `sightline sft` would do, as text for a terminal."""
+    inputs = load_inputs(recipe.model)
+    problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.max_response_tokens)
+    order = ProblemOrder(len(problems.prompts), recipe.seed)
+    order.batch(0, recipe.batch_size)
+    lengths = [len(solution_ids(inputs.family, prompt.problem)) for prompt in problems.prompts]
+    lines = _data_lines("training data", inputs, problems)
+    lines.append(f"solutions: {sum(lengths) / len(lengths):.0f} tokens on average, {max(lengths)} at most")
+    epochs = order.epoch_of(recipe.steps, recipe.batch_size)
+    lines.append(f"steps: {recipe.steps} of {recipe.batch_size} solutions; {epochs:.2f} epochs")
+    lines += _memory_lines(_shapes(recipe.model, inputs), recipe.learner, with_reference=False)
+    return "\n".join([*lines, "", "resolved recipe:", yaml.safe_dump(recipe_as_plain(recipe), sort_keys=False)])
+
+
+def _data_lines(label: str, inputs: Inputs, problems: PromptSet) -> list[str]:
+    counts = count_tokens(inputs.family, problems.prompts)
+    digests = {image.digest for prompt in problems.prompts for image in prompt.images}
+    num_bad = len(problems.data.bad_rows)
+    lines = [
+        f"{label}: {problems.data.num_rows} rows, {len(problems.prompts)} usable, {num_bad} bad, "
+        f"{problems.num_too_long} too long; {len(digests)} distinct images",
+        f"  prompt: {counts.mean_prompt:.0f} tokens on average, {counts.max_prompt} at most",
+    ]
+    if digests:
+        lines.append(f"  image: {counts.mean_per_image:.0f} tokens on average, {counts.max_per_image} at most")
+    lines += [f"  bad: {row.message}" for row in problems.data.bad_rows[:10]]
+    return lines
+
+
+def _shapes(model: ModelConfig, inputs: Inputs) -> Shapes:
+    config: PreTrainedConfig = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    with torch.device("meta"):
+        empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=model.trust_remote_code)
+    num_parameters = _num_parameters([empty])
+    num_frozen = _num_parameters(inputs.family.vision_modules(empty)) if model.freeze_vision else 0
+    text = config.get_text_config()
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    bytes_per_value = 2 if torch.cuda.is_available() else 4
+    return Shapes(
+        num_parameters=num_parameters,
+        num_learning=num_parameters - num_frozen,
+        num_layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        vocabulary_size=text.vocab_size,
+        cache_bytes_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * head_size * bytes_per_value,
+    )
+
+
+def _num_parameters(modules: Sequence[torch.nn.Module]) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
+def _memory_lines(shapes: Shapes, learner: LearnerConfig, *, with_reference: bool) -> list[str]:
+    weights = BYTES_A_WEIGHT * shapes.num_parameters * (2 if with_reference else 1)
+    optimizer = 3 * BYTES_A_WEIGHT * shapes.num_learning  # gradients and AdamW's two means
+    tokens = learner.tokens_per_microbatch
+    layer = shapes.hidden_size * ACTIVATION_BYTES_A_TOKEN_LAYER
+    if learner.activation_checkpointing:
+        activations = tokens * (shapes.num_layers * shapes.hidden_size * BYTES_A_WEIGHT + layer)
+    else:
+        activations = tokens * shapes.num_layers * layer
+    logits = 3 * BYTES_A_WEIGHT * learner.logprob_chunk_tokens * shapes.vocabulary_size
+    return [
+        f"model: {shapes.num_parameters:,} parameters, {shapes.num_learning:,} learn",
+        "memory, estimated:",
+        f"  weights{' and reference' if with_reference else ''}: {weights / GIB:.2f} GiB",
+        f"  gradients and AdamW: {optimizer / GIB:.2f} GiB",
+        f"  activations of a full row of {tokens} tokens: {activations / GIB:.2f} GiB",
+        f"  logits of one chunk: {logits / GIB:.2f} GiB",
+    ]
+
+
+def _cache_bytes(shapes: Shapes, recipe: TrainRecipe, counts: TokenCounts) -> int:
+    rollout = recipe.rollout
+    prompts = min(rollout.prompts_per_step, max(1, rollout.max_sequences // rollout.group_size))
+    answers = prompts * rollout.group_size
+    tokens = prompts * counts.max_prompt + answers * rollout.max_response_tokens
+    return tokens * shapes.cache_bytes_per_token
