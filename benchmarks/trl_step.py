@@ -93,9 +93,7 @@ def _dataset(data: Path) -> datasets.Dataset:
     rows = [json.loads(line) for line in data.read_text().splitlines()]
     return datasets.Dataset.from_dict(
         {
-            "prompt": [
-                [{"role": "user", "content": row["problem"].removeprefix("<image>")}] for row in rows
-            ],
+            "prompt": [[{"role": "user", "content": row["problem"].removeprefix("<image>")}] for row in rows],
             "answer": [row["answer"] for row in rows],
             "image": [str(data.parent / row["image"]) for row in rows],
         }

@@ -1,2 +1,1 @@
 """Sightline trains vision-language models to reason, by reinforcement learning from verifiable rewards."""
-

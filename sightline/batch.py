@@ -5,6 +5,7 @@ Shapes: P prompts, B answers of all groups one after the other, N response token
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -56,7 +57,7 @@ class TrainBatch:
         """Whole groups dealt into `num_parts` batches, in order; parts differ by one group at most."""
         groups = self.groups()
         bounds = [round(part * len(groups) / num_parts) for part in range(num_parts + 1)]
-        pieces = [range(first, last) for first, last in zip(bounds, bounds[1:], strict=False) if first < last]
+        pieces = [range(first, last) for first, last in pairwise(bounds) if first < last]
         return [self._take_groups(piece, groups) for piece in pieces]
 
     def _take_groups(self, prompts: range, groups: list[list[int]]) -> "TrainBatch":
@@ -96,11 +97,7 @@ def make_train_batch(groups: Sequence[Sequence[ScoredRollout]]) -> TrainBatch:
         ),
         token_ids_N=torch.tensor([token for rollout in rollouts for token in rollout.token_ids]),
         response_mask_N=torch.tensor(
-            [
-                sampled and answer.reward is not None
-                for answer in answers
-                for sampled in answer.rollout.response_mask
-            ]
+            [sampled and answer.reward is not None for answer in answers for sampled in answer.rollout.response_mask]
         ),
         sampling_logprobs_N=torch.tensor(
             [logprob for rollout in rollouts for logprob in rollout.logprobs], dtype=torch.float32

@@ -7,8 +7,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sightline.errors import ConfigError, SightlineError
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
 
 EPILOG = "`sightline COMMAND --help` tells more. Documentation: README.md and docs/."
 
@@ -46,12 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
-
-
-def _add_recipe_command(
-    commands: "_Commands", name: str, run: Callable[[argparse.Namespace], None], about: str
-) -> None:
+def _add_recipe_command(commands: "Commands", name: str, run: Callable[[argparse.Namespace], None], about: str) -> None:
     command = commands.add_parser(name, help=about, description=f"{about.capitalize()}.")
     command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="such as rollout.group_size=16")
@@ -61,7 +60,7 @@ def _add_recipe_command(
     command.set_defaults(run=run)
 
 
-def _add_evaluate(commands: "_Commands") -> None:
+def _add_evaluate(commands: "Commands") -> None:
     command = commands.add_parser("evaluate", help="accuracy on held-out problems")
     command.add_argument("model", metavar="CHECKPOINT", help="folder or hub name")
     command.add_argument("data", metavar="DATA.jsonl")
@@ -77,13 +76,13 @@ def _add_evaluate(commands: "_Commands") -> None:
     command.set_defaults(run=_evaluate)
 
 
-def _add_report(commands: "_Commands") -> None:
+def _add_report(commands: "Commands") -> None:
     command = commands.add_parser("report", help="draw report.html from a run directory")
     command.add_argument("run_folder", type=Path, metavar="RUN")
     command.set_defaults(run=_report)
 
 
-def _add_task(commands: "_Commands") -> None:
+def _add_task(commands: "Commands") -> None:
     command = commands.add_parser("task", help="write a procedural task: pictures, train.jsonl, heldout.jsonl")
     command.add_argument("name", help="shapes")
     command.add_argument("out", type=Path, metavar="FOLDER")
@@ -94,7 +93,7 @@ def _add_task(commands: "_Commands") -> None:
     command.set_defaults(run=_task)
 
 
-def _add_tiny_model(commands: "_Commands") -> None:
+def _add_tiny_model(commands: "Commands") -> None:
     command = commands.add_parser("tiny-model", help="write a tiny random-weight checkpoint of a real architecture")
     command.add_argument("family", help="qwen2_5_vl, qwen2_vl, smolvlm or idefics3")
     command.add_argument("out", type=Path, metavar="FOLDER")
@@ -102,7 +101,7 @@ def _add_tiny_model(commands: "_Commands") -> None:
     command.set_defaults(run=_tiny_model)
 
 
-def _add_quickstart(commands: "_Commands") -> None:
+def _add_quickstart(commands: "Commands") -> None:
     command = commands.add_parser("quickstart", help="the whole way on a CPU in minutes: data, cold start, RL, report")
     command.add_argument("--out", type=Path, default=Path("runs/quickstart"))
     command.add_argument("--recipes", type=Path, default=Path("recipes"), help="folder of quickstart.yaml")

@@ -1,7 +1,7 @@
-"""`--dry-run`: resolve a recipe, load and check its data, say what the run will need; nothing is trained.
+"""`--dry-run`: resolve a recipe, load and check its data, say what the run will need; train nothing.
 
-The memory is an estimate from shapes: weights, gradients and AdamW in float32, the packed row's activations, one chunk of
-logits, and the keys and values of the answers that grow at the same time.
+The memory is an estimate from shapes: weights, gradients and AdamW in float32, the packed row's activations, one
+chunk of logits, and the keys and values of the answers that grow at the same time.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,15 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConf
 from sightline.config import LearnerConfig, SftRecipe, TrainRecipe
 from sightline.data import ProblemOrder
 from sightline.models.config import ModelConfig
-from sightline.prompts import Inputs, PromptSet, TokenCounts, count_tokens, load_inputs, load_prompts, solution_ids
+from sightline.prompts import (
+    Inputs,
+    PromptSet,
+    TokenCounts,
+    count_tokens,
+    load_inputs,
+    load_prompts,
+    solution_ids,
+)
 from sightline.recipe import recipe_as_plain
 
 GIB = 2**30
@@ -42,9 +50,7 @@ def plan_training(recipe: TrainRecipe) -> str:
     order.batch(0, recipe.rollout.prompts_per_step)
     lines = _data_lines("training data", inputs, problems)
     if recipe.evaluation.data is not None:
-        heldout = load_prompts(
-            inputs, recipe.evaluation.data, max_response_tokens=recipe.rollout.max_response_tokens
-        )
+        heldout = load_prompts(inputs, recipe.evaluation.data, max_response_tokens=recipe.rollout.max_response_tokens)
         lines += _data_lines("held-out data", inputs, heldout)
     epochs = order.epoch_of(recipe.steps, recipe.rollout.prompts_per_step)
     updates = recipe.learner.num_epochs * recipe.learner.num_minibatches

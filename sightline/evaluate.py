@@ -63,9 +63,7 @@ def evaluate(
         )
         return scorer.score(engine.generate(prompts, sampling))
 
-    return Evaluation(
-        name=name, step=step, sampled=answer(num_samples, temperature), greedy=answer(1, 0.0)
-    )
+    return Evaluation(name=name, step=step, sampled=answer(num_samples, temperature), greedy=answer(1, 0.0))
 
 
 def summarise(groups: Groups) -> dict[str, object]:
@@ -142,9 +140,7 @@ def evaluation_table(evaluation: Mapping[str, object]) -> str:
 
 def blank_prompts(inputs: Inputs, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts with grey images: what is answered to them is guessed from the text."""
-    return tuple(
-        inputs.family.encode_prompt(_with_blank_images(prompt.problem, inputs.images)) for prompt in prompts
-    )
+    return tuple(inputs.family.encode_prompt(_with_blank_images(prompt.problem, inputs.images)) for prompt in prompts)
 
 
 def _with_blank_images(problem: Problem, images: ImageStore) -> Problem:

@@ -96,7 +96,9 @@ class ImageStore:
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
+    @property
+    def num_images(self) -> int:
+        """Distinct images held."""
         return len(self._entries)
 
     def add_file(self, path: Path, *, source: str) -> ImageRef:
@@ -200,11 +202,7 @@ class ImageStore:
 
     def _decode_data_url(self, url: str, source: str) -> bytes:
         header, comma, payload = url.partition(",")
-        if (
-            not comma
-            or not header.lower().startswith("data:image/")
-            or not header.lower().endswith(";base64")
-        ):
+        if not comma or not header.lower().startswith("data:image/") or not header.lower().endswith(";base64"):
             raise ImageError(
                 "unsupported_image",
                 source,
@@ -226,8 +224,7 @@ class ImageStore:
                 raise ImageError(
                     "missing_image",
                     source,
-                    f"image {_shorten(str(path))} was not found; "
-                    "paths are relative to the data file's folder",
+                    f"image {_shorten(str(path))} was not found; paths are relative to the data file's folder",
                 )
             self._check_num_bytes(path.stat().st_size, source, _shorten(str(path)))
             return path.read_bytes()

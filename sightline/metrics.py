@@ -85,14 +85,10 @@ def step_line(metrics: Mapping[str, float | int | str | None]) -> str:
     Metrics that are missing, null or not finite are left out.
     """
     numbers = {
-        name: float(value)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and math.isfinite(value)
+        name: float(value) for name, value in metrics.items() if isinstance(value, int | float) and math.isfinite(value)
     }
     parts = [f"step {int(numbers['step'])}"] if "step" in numbers else []
-    parts += [
-        f"{label} {pattern.format(numbers[name])}" for name, label, pattern in _COLUMNS if name in numbers
-    ]
+    parts += [f"{label} {pattern.format(numbers[name])}" for name, label, pattern in _COLUMNS if name in numbers]
     if numbers.get("update/skipped"):
         parts.append("UPDATE SKIPPED")
     parts += _time_parts(numbers)

@@ -1,6 +1,6 @@
 """The live line of a run: steps done, speed, time left. Silent where nobody watches a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -27,7 +27,7 @@ class LiveLine:
 
 
 @contextmanager
-def live_line(label: str, *, done: int, total: int) -> Iterator[LiveLine]:
+def live_line(label: str, *, done: int, total: int) -> Generator[LiveLine]:
     """Show progress on standard error while the block runs."""
     console = Console(stderr=True)
     columns = (

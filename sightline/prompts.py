@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from sightline.data import DataConfig, LoadedData, load_problems
 from sightline.errors import DataError
@@ -77,7 +78,7 @@ def solution_ids(family: Family, problem: Problem) -> tuple[int, ...]:
     ids = family.tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
     if set(ids) & set(family.forbidden_token_ids):
         raise DataError(f"{problem.source}: the solution holds an image token, which a model may never write")
-    return (*ids, family.tokenizer.eos_token_id)
+    return (*ids, int(cast("int", family.tokenizer.eos_token_id)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The whole way in one process: draw a task, write a tiny model, cold start, reinforcement learning, evaluation, report."""
+"""The whole way in one process: a task, a tiny model, cold start, reinforcement learning, evaluation, report."""
 
 import time
 from collections.abc import Generator, Mapping
@@ -31,14 +31,14 @@ def quickstart(out: Path, *, seed: int, recipes: Path) -> dict[str, object]:
     The same command goes on where it was stopped. Raises ConfigError if the recipes are not there.
     """
     if not (recipes / "quickstart.yaml").is_file():
-        raise ConfigError(f"{recipes}/quickstart.yaml is not there; run in a clone of the repository, or give --recipes")
+        raise ConfigError(
+            f"{recipes}/quickstart.yaml is not there; run in a clone of the repository, or give --recipes"
+        )
     seconds: dict[str, float] = {}
     data = [f"data={out}/data/train.jsonl", f"evaluation.data={out}/data/heldout.jsonl", f"seed={seed}"]
     with _timed(seconds, "task_and_model"):
         if not (out / "data" / "heldout.jsonl").is_file():
-            write_task(
-                "shapes", out / "data", num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT, seed=seed, options={}
-            )
+            write_task("shapes", out / "data", num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT, seed=seed, options={})
         if not (out / "model" / "config.json").is_file():
             write_tiny_model("qwen2_5_vl", out / "model", seed=seed)
     with _timed(seconds, "cold_start"):

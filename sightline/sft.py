@@ -51,7 +51,8 @@ def fine_tune(recipe: SftRecipe) -> Path:
                 indices = order.batch(step, recipe.batch_size)
                 with timer.phase("update"):
                     batch = solution_batch(
-                        [problems.prompts[index] for index in indices], [solutions[index] for index in indices]
+                        [problems.prompts[index] for index in indices],
+                        [solutions[index] for index in indices],
                     )
                     batch = batch.with_advantages(algorithm.advantages(batch))
                     metrics = learner.update(batch, algorithm)
@@ -64,7 +65,7 @@ def fine_tune(recipe: SftRecipe) -> Path:
                     with run.new_checkpoint(done) as folder:
                         learner.save(folder)
                     run.prune_checkpoints(recipe.checkpoint.keep)
-        if heldout and "after" not in run.read_evaluations():
+        if heldout and run.read_evaluations().get("after", {}).get("step") != recipe.steps:
             placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
             evaluation = evaluate(
                 placement.engine,

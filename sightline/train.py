@@ -73,7 +73,7 @@ def train(recipe: TrainRecipe) -> Path:
                     with run.new_checkpoint(done) as folder:
                         learner.save(folder)
                     run.prune_checkpoints(recipe.checkpoint.keep)
-        if heldout and "after" not in run.read_evaluations():
+        if heldout and run.read_evaluations().get("after", {}).get("step") != recipe.steps:
             _evaluate(recipe, placement, scorer, heldout, run, name="after", step=recipe.steps)
     return run_folder
 

@@ -43,12 +43,7 @@ class Problem:
     @property
     def images(self) -> tuple[ImageRef, ...]:
         """All images in reading order."""
-        return tuple(
-            part
-            for message in self.messages
-            for part in message.content
-            if isinstance(part, ImageRef)
-        )
+        return tuple(part for message in self.messages for part in message.content if isinstance(part, ImageRef))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -69,7 +69,11 @@ def random_answers(tiny: TinyModel, lengths: Sequence[int], *, seed: int) -> lis
 
 
 def scored(
-    prompt: Prompt, index: int, token_ids: Sequence[int], reward: float | None, logprobs: Sequence[float] | None = None
+    prompt: Prompt,
+    index: int,
+    token_ids: Sequence[int],
+    reward: float | None,
+    logprobs: Sequence[float] | None = None,
 ) -> ScoredRollout:
     """A graded answer of given tokens."""
     rollout = Rollout(
@@ -82,9 +86,7 @@ def scored(
         finish_reason="stop",
         policy_version=0,
     )
-    return ScoredRollout(
-        rollout=rollout, rewards={}, reward=reward, extracted_answer=None, is_correct=None
-    )
+    return ScoredRollout(rollout=rollout, rewards={}, reward=reward, extracted_answer=None, is_correct=None)
 
 
 def make_batch(
@@ -129,7 +131,9 @@ def one_at_a_time_logprobs(tiny: TinyModel, prompt: Prompt, answer: Sequence[int
     assert tuple(encoded["input_ids"][0].tolist()) == prompt.token_ids, "our prompt is the processor's"
     ids = torch.cat([encoded["input_ids"], torch.tensor([list(answer)])], dim=1)
     extra = {
-        name: value for name, value in encoded.items() if name not in {"input_ids", "attention_mask", "mm_token_type_ids"}
+        name: value
+        for name, value in encoded.items()
+        if name not in {"input_ids", "attention_mask", "mm_token_type_ids"}
     }
     if "mm_token_type_ids" in encoded:
         zeros = torch.zeros(1, len(answer), dtype=encoded["mm_token_type_ids"].dtype)

@@ -47,9 +47,7 @@ def test_equal_values_give_an_interval_of_no_width() -> None:
 def test_a_seed_gives_the_same_interval_again() -> None:
     values = [0.1, 0.7, 0.2, 0.9]
     assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
-    assert bootstrap_interval(values, seed=3, num_resamples=50) != bootstrap_interval(
-        values, seed=4, num_resamples=50
-    )
+    assert bootstrap_interval(values, seed=3, num_resamples=50) != bootstrap_interval(values, seed=4, num_resamples=50)
 
 
 def test_an_interval_of_nothing_is_refused() -> None:

@@ -31,9 +31,7 @@ def open_run(path: Path, recipe: Mapping[str, object] = RECIPE) -> RunDirectory:
 
 def run_until_killed(script: str, *arguments: str) -> None:
     """Run Python code in its own process; kill it after its first line of output and 0.15 s."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), *arguments], stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), *arguments], stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"writing\n"
     with pytest.raises(subprocess.TimeoutExpired):
@@ -131,9 +129,7 @@ def test_a_worker_that_outlives_a_killed_run_does_not_keep_the_lock(tmp_path: Pa
             print(os.getpid(), flush=True)
         time.sleep(60)
     """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(tmp_path)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     with process.stdout:
         worker = int(process.stdout.readline())
@@ -184,9 +180,7 @@ def test_opening_clears_what_a_killed_run_left(tmp_path: Path) -> None:
 
 def test_floats_come_back_bit_for_bit_and_nan_as_null(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
-        run.append_metrics(
-            1, {"a": 0.1 + 0.2, "b": 5e-324, "c": math.nan, "d": -math.inf, "e": None, "f": "x"}
-        )
+        run.append_metrics(1, {"a": 0.1 + 0.2, "b": 5e-324, "c": math.nan, "d": -math.inf, "e": None, "f": "x"})
         assert run.read_metrics() == [
             {"step": 1, "a": 0.30000000000000004, "b": 5e-324, "c": None, "d": None, "e": None, "f": "x"}
         ]

@@ -42,7 +42,10 @@ class TokenLoss:
 class Algorithm(Protocol):
     """A policy-gradient algorithm; the learner knows nothing else of it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As recipes call it."""
+        ...
 
     @property
     def min_group_size(self) -> int:

@@ -56,9 +56,7 @@ class Grpo(Section):
         rewards_B = self._penalised_rewards(batch)
         advantages_B = torch.empty_like(rewards_B)
         for group in batch.groups():
-            advantages_B[group] = group_advantages(
-                rewards_B[group], scale_by_std=self.scale_by_std, epsilon=1e-6
-            )
+            advantages_B[group] = group_advantages(rewards_B[group], scale_by_std=self.scale_by_std, epsilon=1e-6)
         return spread_over_tokens(advantages_B, batch)
 
     def _penalised_rewards(self, batch: TrainBatch) -> Tensor:

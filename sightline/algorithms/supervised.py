@@ -4,7 +4,6 @@ Shapes: N response tokens.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,8 +16,8 @@ from sightline.batch import TrainBatch
 class Supervised:
     """Raises the probability of the solutions; used for the cold start."""
 
-    name: ClassVar[str] = "supervised"
-    min_group_size: ClassVar[int] = 1
+    name: str = "supervised"
+    min_group_size: int = 1
 
     def needs(self, num_updates: int) -> Needs:  # noqa: ARG002
         """Nothing but the policy itself."""

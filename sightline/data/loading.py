@@ -72,9 +72,7 @@ def _is_empty(file: Path) -> bool:
         with file.open("rb") as stream:
             return not stream.read(1)
     except OSError as error:
-        raise DataError(
-            f"data file {file} can't be read ({error.strerror}); check its permissions"
-        ) from error
+        raise DataError(f"data file {file} can't be read ({error.strerror}); check its permissions") from error
 
 
 def _labels(files: list[Path]) -> list[str | None]:
@@ -141,12 +139,7 @@ def _refuse_undecodable(
     results: list[_Candidate | BadRow], images: ImageStore, pool: ThreadPoolExecutor
 ) -> list[_Candidate | BadRow]:
     """Decode each distinct image once; every row that shows a damaged one becomes bad."""
-    refs = {
-        ref.digest: ref
-        for result in results
-        if isinstance(result, _Candidate)
-        for ref in result.problem.images
-    }
+    refs = {ref.digest: ref for result in results if isinstance(result, _Candidate) for ref in result.problem.images}
 
     def check(ref: ImageRef) -> ImageError | None:
         try:

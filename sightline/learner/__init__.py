@@ -1,0 +1,1 @@
+"""What changes the weights: packed rows, log-probabilities, gradients, optimizer."""

@@ -28,9 +28,7 @@ class ImageGradients:
     def __init__(self, encoder: VisionEncoder, rows: Sequence[PackedRow]) -> None:
         self._encoder = encoder
         self._rows = rows
-        self._last_row = {
-            image.digest: number for number, row in enumerate(rows) for image in row.images
-        }
+        self._last_row = {image.digest: number for number, row in enumerate(rows) for image in row.images}
         self._leaves: dict[str, Tensor] = {}
         self._passes: list[_Pass] = []
 
@@ -56,9 +54,7 @@ class ImageGradients:
     def after_row(self, number: int) -> None:
         """Run the tower's backward for images that no later row needs, and forget them."""
         for done in [each for each in self._passes if each.last_row == number]:
-            gradients = [
-                torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in done.leaves
-            ]
+            gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in done.leaves]
             torch.autograd.backward(done.outputs, gradients)
         self._passes = [each for each in self._passes if each.last_row != number]
         for digest in [each for each in self._leaves if self._last_row[each] == number]:

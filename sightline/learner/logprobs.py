@@ -32,9 +32,7 @@ def chunked_logprobs(
 
     logprobs: list[Tensor] = []
     entropies: list[Tensor] = []
-    for hidden_CD, tokens_C in zip(
-        hidden_ND.split(chunk_tokens), tokens_N.split(chunk_tokens), strict=True
-    ):
+    for hidden_CD, tokens_C in zip(hidden_ND.split(chunk_tokens), tokens_N.split(chunk_tokens), strict=True):
         if torch.is_grad_enabled():
             logprobs_C, entropy_C = checkpoint(one_chunk, hidden_CD, tokens_C, use_reentrant=False)
         else:

@@ -15,9 +15,7 @@ def make_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.AdamW
         {"params": [each for each in learning if each.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [each for each in learning if each.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2), eps=1e-8
-    )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.adam_beta1, config.adam_beta2), eps=1e-8)
 
 
 def learning_rate(config: LearnerConfig, update: int, num_updates: int) -> float:

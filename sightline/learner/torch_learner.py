@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 
 from sightline.algorithms.algorithm import Algorithm, TokenInputs
 from sightline.batch import TrainBatch
-from sightline.errors import RunError
 from sightline.config import LearnerConfig
+from sightline.errors import RunError
 from sightline.learner.image_gradients import ImageGradients
 from sightline.learner.logprobs import chunked_logprobs
 from sightline.learner.optimizer import learning_rate, make_optimizer, optimizer_tensors, restore_optimizer
@@ -94,9 +94,9 @@ class TorchLearner:
             for part in batch.split(self._config.num_minibatches):
                 history.append(self._step(part, algorithm, check_parity=not history))
         self._policy_version += 1
-        metrics = {
-            name: sum(each[name] for each in history) / len(history) for name in history[-1]
-        } | {name: value for name, value in history[0].items() if name.startswith("parity/")}
+        metrics = {name: sum(each[name] for each in history) / len(history) for name in history[-1]} | {
+            name: value for name, value in history[0].items() if name.startswith("parity/")
+        }
         metrics["update/skipped"] = sum(each["update/skipped"] for each in history)
         return metrics
 
@@ -113,9 +113,7 @@ class TorchLearner:
         return logprobs_N
 
     def _pack(self, batch: TrainBatch) -> list[PackedRow]:
-        return pack(
-            batch, self._family, max_tokens=self._config.tokens_per_microbatch, device=self._device
-        )
+        return pack(batch, self._family, max_tokens=self._config.tokens_per_microbatch, device=self._device)
 
     def _forward(
         self, row: PackedRow, batch: TrainBatch, model: PreTrainedModel, image_features_MD: Tensor | None
@@ -157,9 +155,7 @@ class TorchLearner:
             loss.backward()
             images.after_row(number)
             values = {"loss/total": loss.detach(), "policy/entropy": (entropy * tokens.response_mask_N).sum()}
-            values |= {
-                name: (value_N * tokens.response_mask_N).sum() for name, value_N in token_loss.metrics_N.items()
-            }
+            values |= {name: (value_N * tokens.response_mask_N).sum() for name, value_N in token_loss.metrics_N.items()}
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
         num_tokens = max(1, int(batch.response_mask_N.sum()))
@@ -168,9 +164,7 @@ class TorchLearner:
             metrics |= self._check_parity(batch, batch.sampling_logprobs_N, logprobs_N)
         return metrics | self._apply_gradients()
 
-    def _check_parity(
-        self, batch: TrainBatch, sampling_logprobs_N: Tensor, logprobs_N: Tensor
-    ) -> dict[str, float]:
+    def _check_parity(self, batch: TrainBatch, sampling_logprobs_N: Tensor, logprobs_N: Tensor) -> dict[str, float]:
         gaps_N = (sampling_logprobs_N - logprobs_N)[batch.response_mask_N]
         if len(gaps_N) == 0:
             return {}

@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 TEXT_ATTENTION = "sightline_packed"
 VISION_ATTENTION = "sightline_flash_varlen"  # "flash" in the name makes Qwen's vision tower pass cu_seqlens
@@ -67,7 +67,7 @@ class PackedLayout:
         """Length of the row."""
         return sum(span.length for span in self.spans)
 
-    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    def attend(self, layer_index: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:  # noqa: ARG002
         """Shared-prefix attention; see `AttentionPlan.attend`."""
         if query.is_cuda:
             attended = _compiled_flex_attention()(
@@ -139,9 +139,14 @@ class PackedLayout:
 def use_sightline_attention(model: PreTrainedModel, *, vision: bool) -> None:
     """Make a loaded model attend through this module; `vision`: its vision tower takes `cu_seqlens`."""
     text = cast("PreTrainedModel", model.get_decoder())
-    text.config._attn_implementation_internal = TEXT_ATTENTION  # noqa: SLF001  (the public setter refuses unknown flash names)
+    _set_attention(text.config, TEXT_ATTENTION)
     if vision:
-        model.config.vision_config._attn_implementation_internal = VISION_ATTENTION  # noqa: SLF001
+        _set_attention(model.config.vision_config, VISION_ATTENTION)
+
+
+def _set_attention(config: PreTrainedConfig, name: str) -> None:
+    # The public setter takes any name with "flash" in it for a compiled kernel and looks for its package.
+    setattr(config, "_attn_implementation_internal", name)  # noqa: B010
 
 
 def packed_attention(
@@ -155,14 +160,14 @@ def packed_attention(
     attention_plan: AttentionPlan,
     **_unused: object,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface for the language model; the plan decides."""
+    """Transformers' attention interface for the language model; the plan decides."""
     assert attention_mask is None, "a packed row carries its rule in the plan"
     layer_index = cast("int", module.layer_idx)
     return attention_plan.attend(layer_index, query, key, value, scaling), None
 
 
 def varlen_attention(
-    module: nn.Module,
+    _module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -209,9 +214,7 @@ def _varlen_by_length(query: Tensor, key: Tensor, value: Tensor, starts: Tensor,
 
 def _attend_equal(query: Tensor, key: Tensor, value: Tensor, length: int, scaling: float) -> Tensor:
     heads, size = query.shape[1], query.shape[3]
-    batched = [
-        tensor[0].reshape(heads, -1, length, size).transpose(0, 1) for tensor in (query, key, value)
-    ]
+    batched = [tensor[0].reshape(heads, -1, length, size).transpose(0, 1) for tensor in (query, key, value)]
     attended = scaled_dot_product_attention(batched[0], batched[1], batched[2], scale=scaling)
     return attended.transpose(0, 1).reshape(1, heads, -1, size)
 

@@ -1,6 +1,7 @@
 """What the families share: chat templates, special tokens, and putting image features in their places."""
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def encode_prompt(
 
     Raises DataError if the number of image tokens is not the number of images.
     """
-    conversation = [
+    conversation: list[dict[str, Any]] = [
         {
             "role": message.role,
             "content": [
@@ -50,13 +51,13 @@ def end_token_ids(model_path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[
     """All tokens that end an answer: the tokenizer's, and those of the generation config where there is one."""
     from transformers import GenerationConfig
 
-    ids: set[int] = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+    ids: set[int] = set() if tokenizer.eos_token_id is None else {int(cast("int", tokenizer.eos_token_id))}
     try:
         listed = GenerationConfig.from_pretrained(model_path).eos_token_id
     except OSError:
         listed = None
     if listed is not None:
-        ids |= set(listed) if isinstance(listed, list) else {int(listed)}
+        ids |= {int(each) for each in cast("Sequence[int]", listed if isinstance(listed, list) else [listed])}
     if not ids:
         raise ModelError(
             f"{model_path}: neither the tokenizer nor generation_config.json names an end-of-turn token; "

@@ -1,6 +1,7 @@
 """What Sightline asks of a family of vision-language models; one file per family fulfils it.
 
-Shapes: A axes of position (3 for m-rope, 1 otherwise), B sequences, T tokens, M image tokens, D hidden size, V vocabulary.
+Shapes: A axes of position (3 for m-rope, 1 otherwise), B sequences, T tokens, M image tokens, D hidden size,
+V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Idefics3 (arXiv:2408.12637) and SmolVLM (arXiv:2504.05299): images cut into tiles, plain one-dimensional positions."""
+"""Idefics3 (arXiv:2408.12637) and SmolVLM (arXiv:2504.05299): images cut into tiles, one-dimensional positions."""
 
 import math
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Idefics3:
             self.tokenizer, [IMAGE_TOKEN, FAKE_TOKEN, GLOBAL_TOKEN, *tile_tokens]
         ) + ids_beyond_vocabulary(self.tokenizer, num_embeddings)
         self._images = processor.image_processor
-        self._tokens_per_tile = int(processor.image_seq_len)
+        self._tokens_per_tile = int(getattr(processor, "image_seq_len"))  # noqa: B009  (the mixin does not declare it)
 
     def limit_pixels(self, *, min_pixels: int | None, max_pixels: int | None) -> None:
         """Bound the area to which images are scaled, in pixels; whole tiles only.

@@ -78,9 +78,7 @@ class ImageInputCache:
 class VisionEncoder:
     """Runs a model's vision tower, once per distinct image and call; a frozen tower's features are kept."""
 
-    def __init__(
-        self, family: Family, model: PreTrainedModel, inputs: ImageInputCache, *, is_frozen: bool
-    ) -> None:
+    def __init__(self, family: Family, model: PreTrainedModel, inputs: ImageInputCache, *, is_frozen: bool) -> None:
         self._family = family
         self._model = model
         self._inputs = inputs

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from transformers import (
@@ -56,7 +56,7 @@ def load_model(config: ModelConfig, *, device: torch.device, dtype: torch.dtype 
     model_config = _read_config(config)
     _family_class(model_config.model_type, config.path)
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             config.path,
             dtype=dtype,
             trust_remote_code=config.trust_remote_code,
@@ -65,6 +65,7 @@ def load_model(config: ModelConfig, *, device: torch.device, dtype: torch.dtype 
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"{config.path}: the weights could not be loaded: {_first_line(error)}") from error
+    model, report = loaded
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
@@ -103,12 +104,12 @@ def _read_config(config: ModelConfig) -> PreTrainedConfig:
     if folder.exists() and not (folder / "config.json").is_file():
         raise ModelError(f"{config.path}: is no checkpoint folder: it has no config.json")
     try:
-        return AutoConfig.from_pretrained(str(folder) if folder.exists() else config.path,
-                                          trust_remote_code=config.trust_remote_code)
+        return AutoConfig.from_pretrained(
+            str(folder) if folder.exists() else config.path, trust_remote_code=config.trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"{config.path}: neither a local checkpoint folder nor a hub name that can be reached: "
-            f"{_first_line(error)}"
+            f"{config.path}: neither a local checkpoint folder nor a hub name that can be reached: {_first_line(error)}"
         ) from error
 
 

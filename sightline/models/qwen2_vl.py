@@ -20,7 +20,7 @@ from sightline.models.chat import (
 from sightline.models.family import ImageInputs
 from sightline.types import ImageRef, Problem, Prompt
 
-IMAGE_TOKEN = "<|image_pad|>"
+IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105
 VISION_TOKENS = (
     "<|vision_start|>",
     "<|vision_end|>",

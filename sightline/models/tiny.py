@@ -3,9 +3,11 @@
 Weights are drawn with standard deviation 1/sqrt(fan-in), so that a model learns within minutes on a CPU.
 """
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -46,6 +48,10 @@ VISION_LAYERS = 2
 PATCH_PIXELS = 14
 SMOLVLM_TILE_PIXELS = 56  # the real 512 would make every image 64 tokens a tile on many patches
 VOCABULARY_SIZE = 512
+END_OF_TEXT = "<|endoftext|>"
+TURN_START = "<|im_start|>"
+QWEN_END = "<|im_end|>"
+IDEFICS_END = "<end_of_utterance>"
 
 QWEN_CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -111,10 +117,14 @@ def _draw(weight: torch.Tensor, deviation: float, generator: torch.Generator) ->
 
 
 def _qwen_tokenizer() -> Qwen2Tokenizer:
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *QWEN_VISION_TOKENS]
+    special = [END_OF_TEXT, TURN_START, QWEN_END, *QWEN_VISION_TOKENS]
     vocabulary, merges = _train_byte_pairs(VOCABULARY_SIZE - len(special))
     tokenizer = Qwen2Tokenizer(
-        vocab=vocabulary, merges=merges, eos_token="<|im_end|>", pad_token="<|endoftext|>", unk_token="<|endoftext|>"
+        vocab=vocabulary,
+        merges=merges,
+        eos_token=QWEN_END,
+        pad_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
     )
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     tokenizer.model_max_length = 32768
@@ -131,7 +141,7 @@ def _qwen_processor(processor_class: Callable[..., ProcessorMixin]) -> Processor
     )
 
 
-def _qwen_text_config(processor: ProcessorMixin) -> dict[str, object]:
+def _qwen_text_config(processor: ProcessorMixin) -> dict[str, Any]:
     head_size = HIDDEN_SIZE // NUM_HEADS
     return {
         "vocab_size": len(processor.tokenizer),
@@ -152,7 +162,7 @@ def _qwen_text_config(processor: ProcessorMixin) -> dict[str, object]:
     }
 
 
-def _qwen_special_ids(processor: ProcessorMixin) -> dict[str, object]:
+def _qwen_special_ids(processor: ProcessorMixin) -> dict[str, Any]:
     ids = processor.tokenizer.convert_tokens_to_ids
     return {
         "image_token_id": ids("<|image_pad|>"),
@@ -199,7 +209,7 @@ def _build_qwen2_vl() -> tuple[PreTrainedConfig, ProcessorMixin]:
 
 def _idefics_tokenizer() -> PreTrainedTokenizerFast:
     sides = range(1, MAX_TILES_A_SIDE + 1)
-    special = ["<|im_start|>", "<end_of_utterance>", "<|endoftext|>", FAKE_TOKEN, IDEFICS_IMAGE_TOKEN]
+    special = [TURN_START, IDEFICS_END, END_OF_TEXT, FAKE_TOKEN, IDEFICS_IMAGE_TOKEN]
     special += [GLOBAL_TOKEN, *(f"<row_{row}_col_{column}>" for row in sides for column in sides)]
     vocabulary, merges = _train_byte_pairs(VOCABULARY_SIZE - len(special))
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
@@ -207,18 +217,16 @@ def _idefics_tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token="<|im_start|>",
-        eos_token="<end_of_utterance>",
-        pad_token="<|endoftext|>",
+        bos_token=TURN_START,
+        eos_token=IDEFICS_END,
+        pad_token=END_OF_TEXT,
         model_max_length=32768,
     )
     tokenizer.add_special_tokens({"additional_special_tokens": special})
     return tokenizer
 
 
-def _idefics_config(
-    config_class: Callable[..., PreTrainedConfig], processor: ProcessorMixin
-) -> PreTrainedConfig:
+def _idefics_config(config_class: Callable[..., PreTrainedConfig], processor: ProcessorMixin) -> PreTrainedConfig:
     tokenizer = processor.tokenizer
     text = {
         "model_type": "llama",
@@ -255,14 +263,15 @@ def _tokens_per_tile() -> int:
     return (SMOLVLM_TILE_PIXELS // PATCH_PIXELS // 2) ** 2
 
 
+_smolvlm_videos: Callable[..., Any] = SmolVLMVideoProcessor  # its signature leaves out video_sampling
+
+
 def _build_smolvlm() -> tuple[PreTrainedConfig, ProcessorMixin]:
     tile = {"longest_edge": SMOLVLM_TILE_PIXELS}
     processor = SmolVLMProcessor(
-        image_processor=SmolVLMImageProcessor(
-            size={"longest_edge": 4 * SMOLVLM_TILE_PIXELS}, max_image_size=tile
-        ),
+        image_processor=SmolVLMImageProcessor(size={"longest_edge": 4 * SMOLVLM_TILE_PIXELS}, max_image_size=tile),
         tokenizer=_idefics_tokenizer(),
-        video_processor=SmolVLMVideoProcessor(
+        video_processor=_smolvlm_videos(
             size={"longest_edge": SMOLVLM_TILE_PIXELS},
             max_image_size=tile,
             video_sampling={"fps": 1, "max_frames": 8, "video_size": tile},
@@ -276,7 +285,8 @@ def _build_smolvlm() -> tuple[PreTrainedConfig, ProcessorMixin]:
 def _build_idefics3() -> tuple[PreTrainedConfig, ProcessorMixin]:
     processor = Idefics3Processor(
         image_processor=Idefics3ImageProcessor(
-            size={"longest_edge": 4 * SMOLVLM_TILE_PIXELS}, max_image_size={"longest_edge": SMOLVLM_TILE_PIXELS}
+            size={"longest_edge": 4 * SMOLVLM_TILE_PIXELS},
+            max_image_size={"longest_edge": SMOLVLM_TILE_PIXELS},
         ),
         tokenizer=_idefics_tokenizer(),
         image_seq_len=_tokens_per_tile(),
@@ -285,10 +295,8 @@ def _build_idefics3() -> tuple[PreTrainedConfig, ProcessorMixin]:
     return _idefics_config(Idefics3Config, processor), processor
 
 
-def _train_byte_pairs(vocabulary_size: int) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _train_byte_pairs(vocabulary_size: int) -> tuple[dict[str, int], Any]:
     """Train a byte-level BPE of at most `vocabulary_size` entries on a few fixed sentences."""
-    import json
-
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(

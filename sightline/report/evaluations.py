@@ -34,9 +34,7 @@ class Evaluation:
     @property
     def label(self) -> str:
         """The name for a person."""
-        return (
-            f"Step {self.step}" if self.name.startswith("step_") else self.name.replace("_", " ").capitalize()
-        )
+        return f"Step {self.step}" if self.name.startswith("step_") else self.name.replace("_", " ").capitalize()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,8 +107,7 @@ def table(evaluations: Sequence[Evaluation]) -> EvaluationTable:
     """All evaluations under one another."""
     titles = list(dict.fromkeys(title for evaluation in evaluations for title in evaluation.sections))
     keys = {
-        title: _measurements([evaluation.sections.get(title, {}) for evaluation in evaluations])
-        for title in titles
+        title: _measurements([evaluation.sections.get(title, {}) for evaluation in evaluations]) for title in titles
     }
     return EvaluationTable(
         groups=[(title.replace("_", " ").capitalize(), len(keys[title])) for title in titles],
@@ -139,9 +136,7 @@ def accuracy_points(evaluations: Sequence[Evaluation], section: str) -> list[tup
 
 def _measurements(sections: Sequence[Row]) -> list[str]:
     """Names of the numbers in any of the sections, the known ones first."""
-    present = dict.fromkeys(
-        key for section in sections for key, part in section.items() if number(part) is not None
-    )
+    present = dict.fromkeys(key for section in sections for key, part in section.items() if number(part) is not None)
     return [key for key in _LABELS if key in present] + [key for key in present if key not in _LABELS]
 
 
@@ -153,10 +148,7 @@ def _comparison(key: str, first: Row, last: Row) -> Comparison:
         change = signed(f"{100 * size:.1f} points" if _is_share(key) else _plain(key, size), new - old)
     old_interval, new_interval = _interval(key, first), _interval(key, last)
     overlap = bool(
-        old_interval
-        and new_interval
-        and old_interval[0] <= new_interval[1]
-        and new_interval[0] <= old_interval[1]
+        old_interval and new_interval and old_interval[0] <= new_interval[1] and new_interval[0] <= old_interval[1]
     )
     return Comparison(
         label=_label(key),

@@ -50,9 +50,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
 
 
 def _skipped_updates(rows: Sequence[Row]) -> Finding | None:
-    steps = [
-        _step(row) for row in rows if number(row.get("update/skipped")) or row.get("update/skipped") is True
-    ]
+    steps = [_step(row) for row in rows if number(row.get("update/skipped")) or row.get("update/skipped") is True]
     if not steps:
         return None
     return Finding(
@@ -66,10 +64,7 @@ def _not_finite(rows: Sequence[Row]) -> Finding | None:
     steps = [
         _step(row)
         for row in rows
-        if any(
-            value is None and (name.startswith("loss/") or name == "reward/mean")
-            for name, value in row.items()
-        )
+        if any(value is None and (name.startswith("loss/") or name == "reward/mean") for name, value in row.items())
     ]
     if not steps:
         return None
@@ -100,9 +95,7 @@ def _of(num_steps: int, num_all: int) -> str:
 def _named(steps: Sequence[int]) -> str:
     named = ", ".join(str(step) for step in steps[:_STEPS_NAMED])
     more = len(steps) - _STEPS_NAMED
-    return (
-        f"step {named}" if len(steps) == 1 else f"steps {named}" + (f" and {more:,} more" if more > 0 else "")
-    )
+    return f"step {named}" if len(steps) == 1 else f"steps {named}" + (f" and {more:,} more" if more > 0 else "")
 
 
 def _step(row: Row) -> int:

@@ -56,9 +56,7 @@ def _render(run: RunDirectory) -> str:
     rows = run.read_metrics()
     evaluations = in_order(run.read_evaluations())
     sections = dict.fromkeys(name for evaluation in evaluations for name in evaluation.sections)
-    plots, missing_plots = draw_plots(
-        rows, {section: accuracy_points(evaluations, section) for section in sections}
-    )
+    plots, missing_plots = draw_plots(rows, {section: accuracy_points(evaluations, section) for section in sections})
     pair = (evaluations[0], evaluations[-1]) if len(evaluations) > 1 else None
     comparison = compare(*pair) if pair else []
     environment = Environment(

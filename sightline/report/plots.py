@@ -93,9 +93,7 @@ def draw_plots(
         missing: list[str] = []
         for chart in _charts(rows):
             curves = [
-                curve
-                for name, label in chart.metrics.items()
-                if (curve := curve_of(rows, name, label)) is not None
+                curve for name, label in chart.metrics.items() if (curve := curve_of(rows, name, label)) is not None
             ]
             points = accuracy_points if chart.title == "Accuracy" else {}
             if not curves and not any(points.values()):
@@ -166,9 +164,7 @@ def _charts(rows: Sequence[Row]) -> list[_Chart]:
             is_share=True,
         ),
         _Chart(title="KL to the reference", caption="Nats a token.", metrics={"loss/kl": "KL"}),
-        _Chart(
-            title="Entropy", caption="Of the policy, nats a token.", metrics={"policy/entropy": "entropy"}
-        ),
+        _Chart(title="Entropy", caption="Of the policy, nats a token.", metrics={"policy/entropy": "entropy"}),
         _Chart(
             title="Gradient norm",
             caption="Before clipping, over all trained weights.",
@@ -206,9 +202,7 @@ def _draw_curve(axes: Axes, curve: Curve, index: int) -> None:
     steps, values = curve.steps[finite_T], curve.values[finite_T]
     if len(steps) < _SMOOTHED_FROM_STEPS:
         marker = "o" if len(steps) <= 30 else None
-        axes.plot(
-            steps, values, color=colour, linestyle=dashes, marker=marker, markersize=3, label=curve.label
-        )
+        axes.plot(steps, values, color=colour, linestyle=dashes, marker=marker, markersize=3, label=curve.label)
         return
     axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
     axes.plot(steps, _moving_average(values), color=colour, linestyle=dashes, label=curve.label)
@@ -234,9 +228,7 @@ def _draw_points(
             color=_SERIES[(first_colour + index) % len(_SERIES)],
             marker="osD^v"[index % 5],
             markersize=4.5,
-            transform=offset_copy(
-                axes.transData, figure, x=7 * index, units="points"
-            ),  # else they would coincide
+            transform=offset_copy(axes.transData, figure, x=7 * index, units="points"),  # else they would coincide
             linestyle="none",
             capsize=3,
             label=section.replace("_", " "),
@@ -316,9 +308,7 @@ def _num_legend_columns(labels: Sequence[str]) -> int:
 def _to_svg(figure: Figure, title: str) -> Markup:
     content = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": title}):
-        figure.savefig(
-            content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
+        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = content.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)  # several figures on one page would repeat them

@@ -101,9 +101,7 @@ def _sample_step(run: RunDirectory, step: int, thumbnails: _Thumbnails) -> Sampl
     groups = _groups(run.read_rollouts(step))
     num_shown = min(len(groups), MAX_GROUPS_A_STEP)
     shown = [groups[place * len(groups) // num_shown] for place in range(num_shown)]
-    return SampledStep(
-        step=step, num_groups=len(groups), groups=[_show_group(rows, thumbnails) for rows in shown]
-    )
+    return SampledStep(step=step, num_groups=len(groups), groups=[_show_group(rows, thumbnails) for rows in shown])
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:

@@ -52,9 +52,7 @@ class RewardConfig(Section):
         for index, component in enumerate(self.components):
             name = component.name
             if any(earlier.name == name for earlier in self.components[:index]):
-                raise ValueError(
-                    f"reward component {name!r} is given twice; give it once with the sum of weights"
-                )
+                raise ValueError(f"reward component {name!r} is given twice; give it once with the sum of weights")
             if component.requires is not None and component.requires not in requires:
                 raise ValueError(
                     f"reward component {name!r} requires {component.requires!r}, which is not in the list; "
@@ -70,9 +68,7 @@ def _check_no_cycle(name: str, requires: dict[str, str | None]) -> None:
     path = [name]
     while (following := requires[path[-1]]) is not None:
         if following in path:
-            raise ValueError(
-                f"reward components require each other in a circle: {' -> '.join([*path, following])}"
-            )
+            raise ValueError(f"reward components require each other in a circle: {' -> '.join([*path, following])}")
         path.append(following)
 
 

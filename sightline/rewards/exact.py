@@ -24,9 +24,7 @@ def exact_match(answer_span: str | None, gold: str) -> bool:
     """
     normal_gold = _normalize(gold)
     if not normal_gold:
-        raise DataError(
-            f"the gold answer {gold!r} is empty, so no answer can be right; give the row an answer"
-        )
+        raise DataError(f"the gold answer {gold!r} is empty, so no answer can be right; give the row an answer")
     if answer_span is None:
         return False
     collapsed = _SPACES.sub(" ", answer_span)

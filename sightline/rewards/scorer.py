@@ -38,9 +38,7 @@ class Scorer:
         reason: str | None = None
         for component in self._components:
             try:
-                rewards[component.name] = _finite(
-                    COMPONENTS[component.name](rollout.text, rollout.prompt.problem)
-                )
+                rewards[component.name] = _finite(COMPONENTS[component.name](rollout.text, rollout.prompt.problem))
             except Exception as error:  # noqa: BLE001 (anybody's code; must not end the run)
                 reason = reason or _reason(component.name, error)
         extracted_answer = extract_answer(rollout.text)

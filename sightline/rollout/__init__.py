@@ -1,0 +1,1 @@
+"""What samples answers: engines behind one protocol."""

@@ -35,8 +35,7 @@ class PrefillPlan:
         keys = [layer[0].split(list(lengths), dim=1) for layer in self.keys]
         values = [layer[0].split(list(lengths), dim=1) for layer in self.values]
         return [
-            ([layer[number] for layer in keys], [layer[number] for layer in values])
-            for number in range(len(lengths))
+            ([layer[number] for layer in keys], [layer[number] for layer in values]) for number in range(len(lengths))
         ]
 
 

@@ -118,10 +118,7 @@ class CheckpointFolder:
 def _seal(folder: Path, step: int) -> None:
     """Bring every file of the folder to the disk, then the manifest that lists them."""
     names = sorted(path for path in folder.rglob("*") if path.is_file())
-    files = {
-        str(path.relative_to(folder)): {"sha256": _sha256(path), "size": path.stat().st_size}
-        for path in names
-    }
+    files = {str(path.relative_to(folder)): {"sha256": _sha256(path), "size": path.stat().st_size} for path in names}
     for path in names:
         fsync_file(path)
     for path in folder.rglob("*"):

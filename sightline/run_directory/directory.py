@@ -73,9 +73,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             lock = RunLock(path / "lock", command=command)
         except OSError as error:
-            raise RunError(
-                f"{path} can't be used as a run directory ({error}); name another output_dir"
-            ) from error
+            raise RunError(f"{path} can't be used as a run directory ({error}); name another output_dir") from error
         run = cls(path, lock=lock)
         try:
             run._prepare(plain_recipe(recipe), may_change=may_change)
@@ -90,9 +88,7 @@ class RunDirectory:
         if not path.is_dir():
             raise RunError(f"{path} is not a folder; give the output_dir of a run")
         if not (path / "recipe.yaml").is_file():
-            raise RunError(
-                f"{path} is not a run directory: it has no recipe.yaml; give the output_dir of a run"
-            )
+            raise RunError(f"{path} is not a run directory: it has no recipe.yaml; give the output_dir of a run")
         return cls(path)
 
     def __enter__(self) -> Self:
@@ -161,9 +157,7 @@ class RunDirectory:
     def rollout_steps(self) -> list[int]:
         """The steps with stored rollouts, in order."""
         return sorted(
-            step
-            for path in (self.path / "rollouts").glob("step_*.jsonl")
-            if (step := _step_in(path.stem)) is not None
+            step for path in (self.path / "rollouts").glob("step_*.jsonl") if (step := _step_in(path.stem)) is not None
         )
 
     def has_image(self, digest: str) -> bool:

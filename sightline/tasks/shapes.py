@@ -192,8 +192,7 @@ class ShapesTask(Section):
         return _Scene(
             background=rng.choice(_BACKGROUNDS),
             marks=tuple(
-                _Mark(cell=cell, kind=kind, radius=rng.choice(radii))
-                for cell, kind in zip(cells, kinds, strict=True)
+                _Mark(cell=cell, kind=kind, radius=rng.choice(radii)) for cell, kind in zip(cells, kinds, strict=True)
             ),
         )
 

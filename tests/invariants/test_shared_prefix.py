@@ -62,7 +62,7 @@ def _oracle_gradients(copy: TinyModel, groups: Sequence[tuple[Prompt, list[list[
 
 def _assert_same_gradients(ours: dict[str, Tensor], theirs: dict[str, Tensor], *, relative: float) -> None:
     assert ours.keys() == theirs.keys()
-    # A key's bias shifts all scores of a query alike: its true gradient is 0, and what is seen is rounding of the whole.
+    # A key's bias shifts all scores of a query alike: its true gradient is 0, and what is seen is rounding.
     whole = float(torch.cat([gradient.flatten() for gradient in theirs.values()]).norm())
     for name, expected in theirs.items():
         difference = (ours[name] - expected).norm()
@@ -92,9 +92,7 @@ def test_packed_group_has_the_gradients_of_one_sequence_at_a_time(
     answers = random_answers(tiny, LENGTHS, seed=2)
     batch = make_batch([(prompt, answers)], [[1.0] * len(answers)])
     copy = reference_copy(tiny, tiny_folders[tiny.model.config.model_type])
-    _assert_same_gradients(
-        _gradients(tiny, batch), _oracle_gradients(copy, [(prompt, answers)]), relative=1e-4
-    )
+    _assert_same_gradients(_gradients(tiny, batch), _oracle_gradients(copy, [(prompt, answers)]), relative=1e-4)
 
 
 def test_mixed_groups_in_one_row_have_the_gradients_of_one_sequence_at_a_time(
@@ -111,7 +109,11 @@ def test_shared_prompt_has_the_gradients_of_copied_prompts(tiny: TinyModel, tiny
     copies = [(prompt, [answer]) for prompt, answers in groups for answer in answers]
     shared = _gradients(tiny, make_batch(groups, [[1.0] * len(answers) for _, answers in groups]))
     again = load_tiny(tiny_folders[tiny.model.config.model_type])
-    again = TinyModel(tiny.inputs, again.model, type(tiny.encoder)(tiny.inputs.family, again.model, tiny.inputs.image_inputs, is_frozen=False))
+    again = TinyModel(
+        tiny.inputs,
+        again.model,
+        type(tiny.encoder)(tiny.inputs.family, again.model, tiny.inputs.image_inputs, is_frozen=False),
+    )
     copied = _gradients(again, make_batch(copies, [[1.0]] * len(copies)))
     _assert_same_gradients(shared, copied, relative=1e-4)
 
@@ -121,9 +123,7 @@ def test_gradient_does_not_depend_on_the_token_budget(tiny: TinyModel, max_token
     groups = _mixed_groups(tiny)
     batch = make_batch(groups, [[1.0] * len(answers) for _, answers in groups])
     assert len(_learner(tiny, max_tokens=max_tokens)._pack(batch)) > len(_learner(tiny)._pack(batch))
-    _assert_same_gradients(
-        _gradients(tiny, batch, max_tokens=max_tokens), _gradients(tiny, batch), relative=1e-4
-    )
+    _assert_same_gradients(_gradients(tiny, batch, max_tokens=max_tokens), _gradients(tiny, batch), relative=1e-4)
 
 
 def test_gradient_does_not_depend_on_the_order_of_groups(tiny: TinyModel) -> None:

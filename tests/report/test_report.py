@@ -66,10 +66,7 @@ def test_the_table_compares_before_and_after_with_intervals(page: Page) -> None:
     assert "Before (step 0) After (step 80) Change" in page.words
     assert "Accuracy 31.0 % 25.0 to 37.0 91.0 % 85.0 to 97.0 +60.0 points" in page.words
     assert "Mean length, tokens 87.9 141.9 +54.0" in page.words
-    assert (
-        "Blank picture Accuracy 20.0 % 15.0 to 25.0 20.0 % 15.0 to 25.0 ±0.0 points intervals overlap"
-        in page.words
-    )
+    assert "Blank picture Accuracy 20.0 % 15.0 to 25.0 20.0 % 15.0 to 25.0 ±0.0 points intervals overlap" in page.words
 
 
 def test_evaluations_are_in_order_of_steps(page: Page) -> None:
@@ -95,9 +92,7 @@ def test_every_plot_is_drawn_inline(page: Page) -> None:
 
 
 def test_plots_take_every_colour_from_the_style_sheet(page: Page) -> None:
-    styles = " ".join(
-        attributes.get("style") or "" for tag, attributes in page.tags if tag in {"path", "text", "use"}
-    )
+    styles = " ".join(attributes.get("style") or "" for tag, attributes in page.tags if tag in {"path", "text", "use"})
     assert set(re.findall(r"#[0-9a-f]{6}", styles)) == set()
     assert "var(--series-1)" in styles
 
@@ -153,9 +148,7 @@ def test_hostile_text_is_shown_and_never_becomes_markup(tmp_path: Path) -> None:
         run.append_metrics(1, {f"reward/{HOSTILE}": 0.5, "reward/mean": 0.1, "loss/_x": 1.0, "loss/$y$": 2.0})
         hostile_row = {
             **rollout(1, 0, 0, skill=1.0, num_words=3, generator=random.Random(0)),
-            **dict.fromkeys(
-                ("problem_id", "question", "answer", "unscored_reason", "extracted_answer"), HOSTILE
-            ),
+            **dict.fromkeys(("problem_id", "question", "answer", "unscored_reason", "extracted_answer"), HOSTILE),
             "text": f"<think>{HOSTILE}</think><answer>{HOSTILE}",
             "rewards": {HOSTILE: 1.0},
             "images": ["../../../etc/passwd", HOSTILE],

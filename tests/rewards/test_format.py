@@ -82,9 +82,7 @@ def test_any_text_gets_a_format_reward_without_an_error(text: str) -> None:
     assert format_reward(text) in (0.0, 1.0)
 
 
-@pytest.mark.parametrize(
-    "unit", ["<think>", "</think>", "<answer>", "</answer>", "<think></think>", " ", "<"]
-)
+@pytest.mark.parametrize("unit", ["<think>", "</think>", "<answer>", "</answer>", "<think></think>", " ", "<"])
 def test_100_kb_of_hostile_text_gets_its_reward_in_under_a_second(unit: str) -> None:
     text = unit * (100_000 // len(unit))
     started = time.perf_counter()
