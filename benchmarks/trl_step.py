@@ -151,8 +151,7 @@ class Meter(TrainerCallback):
             "system": f"TRL {trl.__version__}",
             "micro_batch": options.micro_batch,
             "seconds": {
-                name: [step[name] for step in steps]
-                for name in ("step", "rollout", "reward", "update", "other")
+                name: [step[name] for step in steps] for name in ("step", "rollout", "reward", "update", "other")
             },
             "preprocessings_per_picture": [step["preprocessed"] / options.prompts for step in steps],
             "vision_passes_per_picture": [step["encoded"] / options.prompts for step in steps],

@@ -70,6 +70,8 @@ class EvaluationConfig(Section):
     """Evaluate after every so many steps; None: before the first and after the last only."""
     num_samples: int = Field(default=1, ge=1)
     """Sampled answers per problem; one greedy answer comes on top."""
+    blank_images: bool = False
+    """After the last step, answer with grey images too: the accuracy that is left is guessed from the text."""
 
 
 class CheckpointConfig(Section):

@@ -27,16 +27,18 @@ class Evaluation:
     step: int
     sampled: Groups
     greedy: Groups
+    blank: Groups | None = None  # sampled answers to grey images
 
     def as_json(self) -> dict[str, object]:
         """What evaluations/NAME.json holds."""
-        return {
+        figures: dict[str, object] = {
             "name": self.name,
             "step": self.step,
             "num_problems": len(self.greedy),
             "sampled": summarise(self.sampled),
             "greedy": summarise(self.greedy),
         }
+        return figures if self.blank is None else figures | {"blank_images": summarise(self.blank)}
 
 
 def evaluate(
@@ -50,10 +52,14 @@ def evaluate(
     temperature: float,
     max_response_tokens: int,
     seed: int,
+    blanks: Sequence[Prompt] | None = None,
 ) -> Evaluation:
-    """Sample `num_samples` answers and one greedy answer to every prompt, and grade them."""
+    """Sample `num_samples` answers and one greedy answer to every prompt, and grade them.
 
-    def answer(group_size: int, temperature: float) -> Groups:
+    `blanks` are the prompts with grey images, where they are to be answered too.
+    """
+
+    def answer(prompts: Sequence[Prompt], group_size: int, temperature: float) -> Groups:
         sampling = Sampling(
             group_size=group_size,
             temperature=temperature,
@@ -63,7 +69,13 @@ def evaluate(
         )
         return scorer.score(engine.generate(prompts, sampling))
 
-    return Evaluation(name=name, step=step, sampled=answer(num_samples, temperature), greedy=answer(1, 0.0))
+    return Evaluation(
+        name=name,
+        step=step,
+        sampled=answer(prompts, num_samples, temperature),
+        greedy=answer(prompts, 1, 0.0),
+        blank=None if blanks is None else answer(blanks, num_samples, temperature),
+    )
 
 
 def summarise(groups: Groups) -> dict[str, object]:

@@ -6,16 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from sightline.cluster.placement import place_engine
 from sightline.config import SftRecipe, TrainRecipe
 from sightline.errors import ConfigError
-from sightline.evaluate import blank_prompts, evaluate
-from sightline.models.config import ModelConfig
 from sightline.models.tiny import write_tiny_model
-from sightline.prompts import load_inputs, load_prompts
 from sightline.recipe import load_recipe
 from sightline.report import write_report
-from sightline.rewards.scorer import Scorer
 from sightline.run_directory import RunDirectory, write_json_atomic
 from sightline.sft import fine_tune
 from sightline.tasks import write_task
@@ -52,15 +47,13 @@ def quickstart(out: Path, *, seed: int, recipes: Path) -> dict[str, object]:
         start = out / "sft" / "checkpoints" / f"step_{cold_start.steps:06d}"
         recipe = load_recipe(recipes / "quickstart.yaml", [*data, f"model={start}", f"output_dir={out}"], TrainRecipe)
         train(recipe)
-    with _timed(seconds, "blank_evaluation"):
-        blank = _evaluate_blank(recipe)
     with _timed(seconds, "report"):
         write_report(out)
     evaluations = RunDirectory.read(out).read_evaluations()
     summary: dict[str, object] = {
-        "before": _sampled(evaluations["before"]),
-        "after": _sampled(evaluations["after"]),
-        "blank": _sampled(blank),
+        "before": _figures(evaluations["before"], "sampled"),
+        "after": _figures(evaluations["after"], "sampled"),
+        "blank": _figures(evaluations["after"], "blank_images"),
         "seconds": seconds,
         "seed": seed,
     }
@@ -68,33 +61,8 @@ def quickstart(out: Path, *, seed: int, recipes: Path) -> dict[str, object]:
     return summary
 
 
-def _evaluate_blank(recipe: TrainRecipe) -> dict[str, object]:
-    """Evaluate the trained model on grey pictures and keep the figures in the run directory."""
-    assert recipe.evaluation.data is not None
-    folder = Path(recipe.output_dir)
-    checkpoint = RunDirectory.read(folder).latest_checkpoint()
-    assert checkpoint is not None, "training ends with a checkpoint"
-    inputs = load_inputs(ModelConfig(path=str(checkpoint.path)))
-    limit = recipe.rollout.max_response_tokens
-    heldout = load_prompts(inputs, recipe.evaluation.data, max_response_tokens=limit)
-    evaluation = evaluate(
-        place_engine(inputs, max_sequences=recipe.rollout.max_sequences),
-        Scorer(recipe.reward),
-        blank_prompts(inputs, heldout.prompts),
-        name="blank",
-        step=recipe.steps,
-        num_samples=1,
-        temperature=recipe.rollout.temperature,
-        max_response_tokens=limit,
-        seed=recipe.seed,
-    )
-    figures = evaluation.as_json()
-    write_json_atomic(folder / "evaluations" / "blank.json", figures)
-    return figures
-
-
-def _sampled(evaluation: Mapping[str, object]) -> dict[str, object]:
-    figures = cast("Mapping[str, Any]", evaluation["sampled"])
+def _figures(evaluation: Mapping[str, object], section: str) -> dict[str, object]:
+    figures = cast("Mapping[str, Any]", evaluation[section])
     names = ("accuracy", "accuracy_interval", "format_rate", "thinking_fraction", "mean_response_tokens")
     return {name: figures[name] for name in names} | {"num_problems": evaluation["num_problems"]}
 

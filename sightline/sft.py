@@ -13,6 +13,7 @@ from sightline.config import SftRecipe
 from sightline.data import ProblemOrder
 from sightline.errors import DataError
 from sightline.evaluate import evaluate
+from sightline.learner.checkpoint import save_checkpoint
 from sightline.metrics import PhaseTimer, step_line
 from sightline.progress import live_line
 from sightline.prompts import Inputs, load_inputs, load_prompts, solution_ids
@@ -62,9 +63,7 @@ def fine_tune(recipe: SftRecipe) -> Path:
                 logger.info(step_line({"step": done, **metrics}))
                 line.advance(sum(timer.seconds().values()), f"loss {metrics['loss/sft']:.3f}")
                 if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
-                    with run.new_checkpoint(done) as folder:
-                        learner.save(folder)
-                    run.prune_checkpoints(recipe.checkpoint.keep)
+                    save_checkpoint(run, learner, done, keep=recipe.checkpoint.keep)
         if heldout and run.read_evaluations().get("after", {}).get("step") != recipe.steps:
             placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
             evaluation = evaluate(

@@ -9,7 +9,8 @@ from sightline.cluster.placement import Placement, place_training
 from sightline.config import TrainRecipe
 from sightline.data import ProblemOrder
 from sightline.errors import RunError
-from sightline.evaluate import evaluate
+from sightline.evaluate import blank_prompts, evaluate
+from sightline.learner.checkpoint import save_checkpoint
 from sightline.metrics import PhaseTimer, step_line
 from sightline.progress import live_line
 from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
@@ -18,7 +19,7 @@ from sightline.records import rollout_rows
 from sightline.rewards.scorer import Scorer, reward_metrics
 from sightline.rollout.engine import Sampling
 from sightline.run_directory import RunDirectory
-from sightline.types import Rollout, ScoredRollout
+from sightline.types import Prompt, Rollout, ScoredRollout
 
 MAY_CHANGE = frozenset({"steps", "evaluation", "checkpoint"})  # between a run and its continuation
 
@@ -70,11 +71,10 @@ def train(recipe: TrainRecipe) -> Path:
                 if heldout and _is_due(done, recipe.evaluation.every_steps) and done < recipe.steps:
                     _evaluate(recipe, placement, scorer, heldout, run, name=f"step_{done:06d}", step=done)
                 if done == recipe.steps or _is_due(done, recipe.checkpoint.every_steps):
-                    with run.new_checkpoint(done) as folder:
-                        learner.save(folder)
-                    run.prune_checkpoints(recipe.checkpoint.keep)
+                    save_checkpoint(run, learner, done, keep=recipe.checkpoint.keep)
         if heldout and run.read_evaluations().get("after", {}).get("step") != recipe.steps:
-            _evaluate(recipe, placement, scorer, heldout, run, name="after", step=recipe.steps)
+            blanks = blank_prompts(inputs, heldout.prompts) if recipe.evaluation.blank_images else None
+            _evaluate(recipe, placement, scorer, heldout, run, name="after", step=recipe.steps, blanks=blanks)
     return run_folder
 
 
@@ -113,6 +113,7 @@ def _evaluate(
     *,
     name: str,
     step: int,
+    blanks: Sequence[Prompt] | None = None,
 ) -> None:
     evaluation = evaluate(
         placement.engine,
@@ -124,6 +125,7 @@ def _evaluate(
         temperature=recipe.rollout.temperature,
         max_response_tokens=recipe.rollout.max_response_tokens,
         seed=recipe.seed,
+        blanks=blanks,
     )
     run.write_evaluation(name, evaluation.as_json())
 
