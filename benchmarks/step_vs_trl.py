@@ -42,12 +42,16 @@ QUIET_LOAD = 0.3  # processes that wait for a core; more would disturb the clock
 Result = dict[str, Any]  # what trl_step.py and sightline_step.py print
 
 
+class StepError(RuntimeError):
+    """A process of the benchmark failed."""
+
+
 def main() -> None:
     """Run all rounds, print the table, write the JSON."""
     options = _parse()
     load = os.getloadavg()[0]
     if load > QUIET_LOAD:
-        print(f"warning: the load is {load:.2f}; times will be too long", file=sys.stderr)
+        _tell(f"warning: the load is {load:.2f}; times will be too long")
     trl_python = _trl_python(options.trl_venv)
     by_side: dict[int, list[dict[str, Result]]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -110,7 +114,7 @@ def _trl_python(venv: Path) -> str:
     """TRL's interpreter; its environment is made first if it is missing."""
     python = venv / "bin" / "python"
     if not python.exists():
-        print(f"making {venv} with {' '.join(TRL_PACKAGES)}", file=sys.stderr)
+        _tell(f"making {venv} with {' '.join(TRL_PACKAGES)}")
         subprocess.run(["uv", "venv", "--python", platform.python_version(), str(venv)], check=True)
         subprocess.run(["uv", "pip", "install", "--python", str(python), *TRL_PACKAGES], check=True)
     return str(python)
@@ -146,24 +150,32 @@ def _rounds(
     micro_batches: Sequence[int] = options.trl_micro_batches
     rounds: list[dict[str, Result]] = []
     for number in range(options.rounds):
-        tried = [
-            _run([trl_python, str(FOLDER / "trl_step.py"), *shared, "--micro-batch", str(size)], options)
-            for size in micro_batches
-        ]
-        trl = min(tried, key=_median_step)
+        trl = _fastest_trl([trl_python, str(FOLDER / "trl_step.py"), *shared], micro_batches, options)
         micro_batches = [trl["micro_batch"]]
         sightline = _run([sys.executable, str(FOLDER / "sightline_step.py"), *shared], options)
         _check_same_work(trl, sightline)
         rounds.append({"trl": trl, "sightline": sightline})
-        print(
+        _tell(
             f"{side} px, round {number + 1}: TRL {_median_step(trl):.2f} s (micro-batch {micro_batches[0]}), "
-            f"Sightline {_median_step(sightline):.2f} s",
-            file=sys.stderr,
+            f"Sightline {_median_step(sightline):.2f} s"
         )
     return rounds
 
 
-def _run(command: list[str], options: argparse.Namespace) -> Result:
+def _fastest_trl(command: Sequence[str], micro_batches: Sequence[int], options: argparse.Namespace) -> Result:
+    """TRL's result with the micro-batch of the fastest single step; one that fails, as for memory, is left out."""
+    tried: list[Result] = []
+    for size in micro_batches:
+        try:
+            tried.append(_run([*command, "--micro-batch", str(size)], options))
+        except StepError as error:
+            _tell(f"TRL with micro-batch {size} is left out: {error}")
+    if not tried:
+        raise StepError("TRL failed with every micro-batch")
+    return min(tried, key=lambda result: min(result["seconds"]["step"]))
+
+
+def _run(command: Sequence[str], options: argparse.Namespace) -> Result:
     threads = str(options.threads)
     environment = os.environ | {
         "OMP_NUM_THREADS": threads,
@@ -174,7 +186,7 @@ def _run(command: list[str], options: argparse.Namespace) -> Result:
     }
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if finished.returncode:
-        sys.exit(f"{' '.join(command)}\nfailed with exit code {finished.returncode}:\n{finished.stderr[-4000:]}")
+        raise StepError(f"{command[1]} ended with code {finished.returncode}:\n{finished.stderr[-4000:]}")
     return json.loads(finished.stdout.splitlines()[-1])
 
 
@@ -185,6 +197,10 @@ def _check_same_work(trl: Result, sightline: Result) -> None:
     assert trl["prompt_tokens"] == sightline["prompt_tokens"], (
         f"prompts have {trl['prompt_tokens']} tokens in TRL, {sightline['prompt_tokens']} in Sightline"
     )
+
+
+def _tell(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _median_step(result: Result) -> float:

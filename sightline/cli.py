@@ -19,7 +19,7 @@ EPILOG = "`sightline COMMAND --help` tells more. Documentation: README.md and do
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 on success, 2 for a user's mistake, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run: Callable[[argparse.Namespace], None] = options.run
@@ -31,6 +31,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("sightline: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse, with key=value also after an option, where argparse by itself takes no more of them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    unknown = [argument for argument in rest if argument.startswith("-") or "overrides" not in options]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if rest:
+        options.overrides += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,7 +98,7 @@ def _add_task(commands: "Commands") -> None:
     command = commands.add_parser("task", help="write a procedural task: pictures, train.jsonl, heldout.jsonl")
     command.add_argument("name", help="shapes")
     command.add_argument("out", type=Path, metavar="FOLDER")
-    command.add_argument("options", nargs="*", metavar="key=value", help="such as question=name")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="such as question=name")
     command.add_argument("--train", type=int, default=4000, help="training problems (default 4000)")
     command.add_argument("--heldout", type=int, default=600, help="held-out problems (default 600)")
     command.add_argument("--seed", type=int, default=0)
@@ -186,7 +198,7 @@ def _task(options: argparse.Namespace) -> None:
     from sightline.tasks import write_task
 
     settings: dict[str, object] = {}
-    for option in options.options:
+    for option in options.overrides:
         key, separator, text = option.partition("=")
         if not separator:
             raise ConfigError(f"{option!r} is no option; write key=value, such as question=name")

@@ -26,6 +26,7 @@ from sightline.prompts import (
 from sightline.recipe import recipe_as_plain
 
 GIB = 2**30
+MAX_LISTED = 20
 BYTES_A_WEIGHT = 4
 ACTIVATION_BYTES_A_TOKEN_LAYER = 34  # times hidden size: arXiv:2205.05198, equation 1, without the attention matrix
 
@@ -88,12 +89,15 @@ def _data_lines(label: str, inputs: Inputs, problems: PromptSet) -> list[str]:
     num_bad = len(problems.data.bad_rows)
     lines = [
         f"{label}: {problems.data.num_rows} rows, {len(problems.prompts)} usable, {num_bad} bad, "
-        f"{problems.num_too_long} too long; {len(digests)} distinct images",
+        f"{len(problems.unusable)} not fit for the model; {len(digests)} distinct images",
         f"  prompt: {counts.mean_prompt:.0f} tokens on average, {counts.max_prompt} at most",
     ]
     if digests:
         lines.append(f"  image: {counts.mean_per_image:.0f} tokens on average, {counts.max_per_image} at most")
-    lines += [f"  bad: {row.message}" for row in problems.data.bad_rows[:10]]
+    reasons = [*(row.message for row in problems.data.bad_rows), *problems.unusable]
+    lines += [f"  bad: {reason}" for reason in reasons[:MAX_LISTED]]
+    if len(reasons) > MAX_LISTED:
+        lines.append(f"  and {len(reasons) - MAX_LISTED} more")
     return lines
 
 

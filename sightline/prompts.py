@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 from sightline.data import DataConfig, LoadedData, load_problems
@@ -34,7 +34,7 @@ class PromptSet:
 
     prompts: tuple[Prompt, ...]
     data: LoadedData
-    num_too_long: int = field(default=0)
+    unusable: tuple[str, ...]  # why the other problems can't be prompts of this model, one line each
 
 
 def load_inputs(model: ModelConfig) -> Inputs:
@@ -47,25 +47,18 @@ def load_inputs(model: ModelConfig) -> Inputs:
 def load_prompts(inputs: Inputs, data: DataConfig, *, max_response_tokens: int) -> PromptSet:
     """Read problems and encode them.
 
-    Raises DataError if a prompt leaves no room for an answer and the data says to stop at bad rows.
+    Raises DataError if the model can't take a prompt, or it leaves no room for an answer, and the data says to stop
+    at bad rows; and if none is left.
     """
     loaded = load_problems(data, inputs.images)
-    prompts: list[Prompt] = []
-    too_long: list[str] = []
-    for problem in loaded.problems:
-        prompt = inputs.family.encode_prompt(problem)
-        reason = _no_room(prompt, inputs, max_response_tokens)
-        if reason is None:
-            prompts.append(prompt)
-        elif data.on_bad_row == "stop":
-            raise DataError(reason)
-        else:
-            too_long.append(reason)
-    if too_long:
-        logger.warning("%d prompts leave no room for an answer and are skipped; %s", len(too_long), too_long[0])
-    if not prompts:
-        raise DataError(f"{data.paths[0]}: no prompt leaves room for an answer of {max_response_tokens} tokens")
-    return PromptSet(prompts=tuple(prompts), data=loaded, num_too_long=len(too_long))
+    results = [_encode(inputs, problem, max_response_tokens) for problem in loaded.problems]
+    prompts = tuple(result for result in results if isinstance(result, Prompt))
+    unusable = tuple(str(result) for result in results if isinstance(result, DataError))
+    if unusable and (data.on_bad_row == "stop" or not prompts):
+        raise DataError(unusable[0])
+    if unusable:
+        logger.warning("skipped %d prompts that the model can't take; the first: %s", len(unusable), unusable[0])
+    return PromptSet(prompts=prompts, data=loaded, unusable=unusable)
 
 
 def solution_ids(family: Family, problem: Problem) -> tuple[int, ...]:
@@ -103,13 +96,17 @@ def _mean(values: Iterable[int]) -> float:
     return sum(listed) / len(listed) if listed else 0.0
 
 
-def _no_room(prompt: Prompt, inputs: Inputs, max_response_tokens: int) -> str | None:
+def _encode(inputs: Inputs, problem: Problem, max_response_tokens: int) -> Prompt | DataError:
+    try:
+        prompt = inputs.family.encode_prompt(problem)
+    except DataError as error:
+        return error
     length = len(prompt.token_ids)
     if length + max_response_tokens <= inputs.context_tokens:
-        return None
+        return prompt
     image_tokens = sum(inputs.family.num_image_tokens(image) for image in prompt.images)
-    return (
-        f"{prompt.problem.source}: the prompt has {length} tokens ({image_tokens} of images), which with an answer of "
+    return DataError(
+        f"{problem.source}: the prompt has {length} tokens ({image_tokens} of images), which with an answer of "
         f"{max_response_tokens} is more than the model's {inputs.context_tokens}; lower max_response_tokens or "
         "model.max_pixels, shorten the row, or skip such rows with data.on_bad_row=skip"
     )

@@ -1,9 +1,11 @@
 """What tests build in place of a user's data: pictures, problems, prompts, rollouts, and a loaded tiny model."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from transformers import PreTrainedModel
 
 from sightline.batch import TrainBatch, make_train_batch
 from sightline.models.config import ModelConfig
+from sightline.models.family import Family
 from sightline.models.image_inputs import VisionEncoder
 from sightline.models.loading import load_model
 from sightline.prompts import Inputs, load_inputs
@@ -46,6 +49,12 @@ def load_tiny(folder: Path, *, freeze_vision: bool = False) -> TinyModel:
     model = load_model(config, device=torch.device("cpu"))
     encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=freeze_vision)
     return TinyModel(inputs, model, encoder)
+
+
+@cache
+def unchanging_tiny(folder: Path) -> TinyModel:
+    """The same, loaded once for all tests that leave the weights as they are."""
+    return load_tiny(folder)
 
 
 def noise_png(width: int, height: int, *, seed: int) -> bytes:
@@ -105,12 +114,8 @@ def make_batch(
     return replace(batch, sampling_logprobs_N=None)
 
 
-def one_at_a_time_logprobs(tiny: TinyModel, prompt: Prompt, answer: Sequence[int]) -> Tensor:
-    """Oracle: log-probabilities of an answer by the unmodified model's own forward on processor output, (tokens,).
-
-    The model is loaded anew by transformers, with its own positions, masks and merging of image features.
-    """
-    model = tiny.model
+def processor_inputs(tiny: TinyModel, prompt: Prompt) -> dict[str, Tensor]:
+    """A prompt as the checkpoint's own processor reads it: chat template, pictures, token ids."""
     processor = tiny.inputs.family.processor
     text = processor.apply_chat_template(
         [
@@ -127,7 +132,17 @@ def one_at_a_time_logprobs(tiny: TinyModel, prompt: Prompt, answer: Sequence[int
         tokenize=False,
     )
     pictures = [tiny.inputs.images.open(image) for image in prompt.images]
-    encoded = processor(text=[text], images=[pictures] if pictures else None, return_tensors="pt")
+    return dict(processor(text=[text], images=[pictures] if pictures else None, return_tensors="pt"))
+
+
+def one_at_a_time_logprobs(
+    tiny: TinyModel, prompt: Prompt, answer: Sequence[int], *, temperature: float = 1.0
+) -> Tensor:
+    """Oracle: log-probabilities of an answer by the unmodified model's own forward on processor output, (tokens,).
+
+    The model is loaded anew by transformers, with its own positions, masks and merging of image features.
+    """
+    encoded = processor_inputs(tiny, prompt)
     assert tuple(encoded["input_ids"][0].tolist()) == prompt.token_ids, "our prompt is the processor's"
     ids = torch.cat([encoded["input_ids"], torch.tensor([list(answer)])], dim=1)
     extra = {
@@ -138,9 +153,9 @@ def one_at_a_time_logprobs(tiny: TinyModel, prompt: Prompt, answer: Sequence[int
     if "mm_token_type_ids" in encoded:
         zeros = torch.zeros(1, len(answer), dtype=encoded["mm_token_type_ids"].dtype)
         extra["mm_token_type_ids"] = torch.cat([encoded["mm_token_type_ids"], zeros], dim=1)
-    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits[0].float()
+    logits = tiny.model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits[0].float()
     logits[:, list(tiny.inputs.family.forbidden_token_ids)] = float("-inf")
-    logprobs = torch.log_softmax(logits[len(prompt.token_ids) - 1 : -1], dim=-1)
+    logprobs = torch.log_softmax(logits[len(prompt.token_ids) - 1 : -1] / temperature, dim=-1)
     return logprobs.gather(1, torch.tensor(list(answer))[:, None]).squeeze(1)
 
 
@@ -150,3 +165,40 @@ def reference_copy(tiny: TinyModel, folder: Path) -> TinyModel:
 
     model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
     return TinyModel(tiny.inputs, model, tiny.encoder)
+
+
+def plain_prompt(problem_id: str, token_ids: Sequence[int] = (1, 2, 3)) -> Prompt:
+    """A prompt without pictures that no model has read."""
+    message = Message(role="user", content=("question",))
+    problem = Problem(id=problem_id, messages=(message,), answer="1", source=f"test, {problem_id}")
+    return Prompt(problem=problem, token_ids=tuple(token_ids), images=())
+
+
+def plain_batch(lengths: Sequence[Sequence[int]], rewards: Sequence[Sequence[float | None]]) -> TrainBatch:
+    """Answers of these lengths to one prompt a group; no model needed."""
+    groups = [
+        (plain_prompt(f"problem {number}"), [[7] * length for length in group]) for number, group in enumerate(lengths)
+    ]
+    return make_batch(groups, rewards)
+
+
+class FamilyAround:
+    """A family that does as the one inside; subclasses replace what a test looks at."""
+
+    def __init__(self, family: Family) -> None:
+        self.inner = family
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+class BiasedFamily(FamilyAround):
+    """Adds a fixed bias (V,) to the logits."""
+
+    def __init__(self, family: Family, bias_V: Tensor) -> None:
+        super().__init__(family)
+        self.bias_V = bias_V
+
+    def output_head(self, model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
+        head = self.inner.output_head(model)
+        return lambda hidden: head(hidden) + self.bias_V

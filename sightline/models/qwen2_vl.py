@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from sightline.errors import DataError
 from sightline.models.attention import AttentionPlan
 from sightline.models.chat import (
     embed,
@@ -65,15 +66,23 @@ class Qwen2VL:
         )
 
     def grid(self, image: ImageRef) -> tuple[int, int]:
-        """Rows and columns of merged patches, which are the image's tokens."""
+        """Rows and columns of merged patches, which are the image's tokens.
+
+        Raises DataError for an image that is too long and narrow.
+        """
         patch = int(self._images.patch_size) * self._merge
-        height, width = smart_resize(
-            image.height,
-            image.width,
-            factor=patch,
-            min_pixels=self._images.size["shortest_edge"],
-            max_pixels=self._images.size["longest_edge"],
-        )
+        try:
+            height, width = smart_resize(
+                image.height,
+                image.width,
+                factor=patch,
+                min_pixels=self._images.size["shortest_edge"],
+                max_pixels=self._images.size["longest_edge"],
+            )
+        except ValueError as error:
+            raise DataError(
+                f"{image.source}: {self.model_type} takes no image of {image.width} x {image.height} pixels: {error}"
+            ) from error
         return height // patch, width // patch
 
     def num_image_tokens(self, image: ImageRef) -> int:
