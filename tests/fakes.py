@@ -1,7 +1,7 @@
 """What tests build in place of a user's data: pictures, problems, prompts, rollouts, and a loaded tiny model."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sightline.batch import TrainBatch, make_train_batch
@@ -193,12 +193,18 @@ class FamilyAround:
 
 
 class BiasedFamily(FamilyAround):
-    """Adds a fixed bias (V,) to the logits."""
+    """Adds a fixed bias (V,) to the logits: one more column of hidden states, always 1."""
 
     def __init__(self, family: Family, bias_V: Tensor) -> None:
         super().__init__(family)
         self.bias_V = bias_V
 
-    def output_head(self, model: PreTrainedModel) -> Callable[[Tensor], Tensor]:
-        head = self.inner.output_head(model)
-        return lambda hidden: head(hidden) + self.bias_V
+    def hidden_states(self, model: PreTrainedModel, token_ids_BT: Tensor, **rest: Any) -> Tensor:
+        hidden_BTD = self.inner.hidden_states(model, token_ids_BT, **rest)
+        return torch.cat([hidden_BTD, torch.ones_like(hidden_BTD[..., :1])], dim=-1)
+
+    def output_head(self, model: PreTrainedModel) -> nn.Linear:
+        weight_VD = torch.cat([self.inner.output_head(model).weight.detach(), self.bias_V[:, None]], dim=1)
+        head = nn.Linear(weight_VD.shape[1], weight_VD.shape[0], bias=False)
+        head.weight = nn.Parameter(weight_VD, requires_grad=False)
+        return head

@@ -21,7 +21,7 @@ COMMANDS = {"train", "sft", "evaluate", "report", "task", "tiny-model", "quickst
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
-_INLINE_COMMAND = re.compile(r"`sightline ([a-z-]+)[^`]*`")
+_INLINE_COMMAND = re.compile(r"`sightline ([a-z][a-z-]*)[^`]*`")
 
 
 def _blocks(page: Path, language: str) -> Iterator[str]:

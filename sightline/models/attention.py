@@ -10,6 +10,7 @@ Shapes: T tokens of the row, H query heads, K key-value heads, D head size, N vi
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, Protocol, cast
 
 import torch
@@ -19,7 +20,7 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 
 TEXT_ATTENTION = "sightline_packed"
 VISION_ATTENTION = "sightline_flash_varlen"  # "flash" in the name makes Qwen's vision tower pass cu_seqlens
-MAX_DENSE_ANSWER_TOKENS = 1024  # a dense mask's side; longer groups are attended in blocks of whole answers
+MIN_SHARE_OF_LONGEST = 0.6  # answers attended in one padded batch on a CPU are at least this long, relatively
 
 
 class AttentionPlan(Protocol):
@@ -46,13 +47,32 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class _AnswerBlock:
-    """Whole answers of one group that are attended in one call."""
+    """Answers of one group, of similar length, that are attended as one batch; P prompt, L longest answer's tokens."""
 
-    prompt_start: int
-    prompt_length: int
-    start: int
-    length: int
-    mask_QK: Tensor  # bool: block tokens by (prompt tokens + block tokens)
+    prompt: slice
+    places_GL: Tensor  # in the row; beyond an answer's end its last token again, whose result is dropped
+    is_own_GL: Tensor | None  # bool: not beyond an answer's end; None: all answers are equally long
+    mask_LK: Tensor  # bool: own tokens by (prompt tokens + own tokens)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """(1, H, T, D) of the row -> (1, H, block tokens, D)."""
+        attended = scaled_dot_product_attention(
+            self._own(query),
+            torch.cat([self._shared(key), self._own(key)], dim=2),
+            torch.cat([self._shared(value), self._own(value)], dim=2),
+            attn_mask=self.mask_LK,
+            scale=scaling,
+        )
+        flat = attended.transpose(0, 1).flatten(1, 2)[None]
+        return flat if self.is_own_GL is None else flat[:, :, self.is_own_GL.flatten()]
+
+    def _own(self, states: Tensor) -> Tensor:
+        answers, longest = self.places_GL.shape
+        picked = states[0].index_select(1, self.places_GL.flatten())
+        return picked.view(states.shape[1], answers, longest, states.shape[3]).transpose(0, 1)
+
+    def _shared(self, states: Tensor) -> Tensor:
+        return states[:, :, self.prompt].expand(self.places_GL.shape[0], -1, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -80,29 +100,29 @@ class PackedLayout:
 
     def _attend_dense(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         outputs: list[Tensor] = []
-        for span, blocks in zip(self.spans, self._answer_blocks, strict=True):
+        for span in self.spans:
             prompt = slice(span.start, span.start + span.prompt_length)
             outputs.append(
                 scaled_dot_product_attention(
                     query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True, scale=scaling
                 )
             )
-            for block in blocks:
-                own = slice(block.start, block.start + block.length)
-                outputs.append(
-                    scaled_dot_product_attention(
-                        query[:, :, own],
-                        _prompt_and_block(key, block),
-                        _prompt_and_block(value, block),
-                        attn_mask=block.mask_QK,
-                        scale=scaling,
-                    )
-                )
-        return torch.cat(outputs, dim=2)
+        outputs += [block.attend(query, key, value, scaling) for block in self._blocks]
+        return torch.cat(outputs, dim=2).index_select(2, self._places_T)
 
     @cached_property
-    def _answer_blocks(self) -> tuple[tuple[_AnswerBlock, ...], ...]:
-        return tuple(tuple(_answer_blocks(span, self.device)) for span in self.spans)
+    def _blocks(self) -> tuple[_AnswerBlock, ...]:
+        return tuple(block for span in self.spans for block in _answer_blocks(span, self.device))
+
+    @cached_property
+    def _places_T(self) -> Tensor:
+        """Where `_attend_dense` put each token: prompts first, then answers block by block."""
+        prompts = [torch.arange(span.start, span.start + span.prompt_length) for span in self.spans]
+        answers = [
+            (block.places_GL if block.is_own_GL is None else block.places_GL[block.is_own_GL]).flatten().cpu()
+            for block in self._blocks
+        ]
+        return torch.argsort(torch.cat([*prompts, *answers])).to(self.device)
 
     @cached_property
     def token_owners(self) -> tuple[Tensor, Tensor]:
@@ -220,38 +240,33 @@ def _attend_equal(query: Tensor, key: Tensor, value: Tensor, length: int, scalin
 
 
 def _answer_blocks(span: Span, device: torch.device) -> list[_AnswerBlock]:
-    blocks: list[_AnswerBlock] = []
     start = span.start + span.prompt_length
-    pending: list[int] = []
+    answers: list[tuple[int, int]] = []  # start and length
     for length in span.answer_lengths:
-        if pending and sum(pending) + length > MAX_DENSE_ANSWER_TOKENS:
-            blocks.append(_make_block(span, start, pending, device))
-            start += sum(pending)
-            pending = []
-        pending.append(length)
-    if pending:
-        blocks.append(_make_block(span, start, pending, device))
-    return blocks
+        answers.append((start, length))
+        start += length
+    blocks: list[list[tuple[int, int]]] = []
+    for start, length in sorted(answers, key=itemgetter(1), reverse=True):
+        if not blocks or length < MIN_SHARE_OF_LONGEST * blocks[-1][0][1]:
+            blocks.append([])
+        blocks[-1].append((start, length))
+    return [_make_block(span, block, device) for block in blocks]
 
 
-def _make_block(span: Span, start: int, lengths: list[int], device: torch.device) -> _AnswerBlock:
-    own_QQ = torch.block_diag(*(torch.ones(length, length).tril() for length in lengths)).bool()
-    prompt_QP = torch.ones(own_QQ.shape[0], span.prompt_length, dtype=torch.bool)
+def _make_block(span: Span, answers: list[tuple[int, int]], device: torch.device) -> _AnswerBlock:
+    starts_G1 = torch.tensor([[start] for start, _ in answers])
+    lengths_G1 = torch.tensor([[length] for _, length in answers])
+    longest = answers[0][1]
+    offsets_1L = torch.arange(longest)[None]
+    is_own_GL = offsets_1L < lengths_G1
+    places_GL = starts_G1 + torch.minimum(offsets_1L, lengths_G1 - 1)
+    mask_LK = torch.ones(longest, span.prompt_length + longest, dtype=torch.bool).tril(span.prompt_length)
     return _AnswerBlock(
-        prompt_start=span.start,
-        prompt_length=span.prompt_length,
-        start=start,
-        length=own_QQ.shape[0],
-        mask_QK=torch.cat([prompt_QP, own_QQ], dim=1).to(device),
+        prompt=slice(span.start, span.start + span.prompt_length),
+        places_GL=places_GL.to(device),
+        is_own_GL=None if bool(is_own_GL.all()) else is_own_GL.to(device),
+        mask_LK=mask_LK.to(device),
     )
-
-
-def _prompt_and_block(states: Tensor, block: _AnswerBlock) -> Tensor:
-    prompt_end = block.prompt_start + block.prompt_length
-    if prompt_end == block.start:
-        return states[:, :, block.prompt_start : block.start + block.length]
-    prompt = states[:, :, block.prompt_start : prompt_end]
-    return torch.cat([prompt, states[:, :, block.start : block.start + block.length]], dim=2)
 
 
 def _repeat_heads(states: Tensor, num_heads: int) -> Tensor:

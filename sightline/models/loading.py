@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -19,6 +20,7 @@ from sightline.models.attention import use_sightline_attention
 from sightline.models.config import ModelConfig
 from sightline.models.family import Family
 from sightline.models.idefics3 import Idefics3
+from sightline.models.patch_embedding import use_linear_patches
 from sightline.models.qwen2_5_vl import Qwen25VL
 from sightline.models.qwen2_vl import Qwen2VL
 
@@ -73,7 +75,10 @@ def load_model(config: ModelConfig, *, device: torch.device, dtype: torch.dtype 
             "the checkpoint is not complete"
         )
     model = cast("PreTrainedModel", model.to(device))
-    use_sightline_attention(model, vision=model_config.model_type.startswith("qwen"))
+    is_qwen = model_config.model_type in {"qwen2_5_vl", "qwen2_vl"}
+    use_sightline_attention(model, vision=is_qwen)
+    if is_qwen:
+        use_linear_patches(cast("nn.Module", model.model.visual.patch_embed.proj))
     return model
 
 

@@ -32,6 +32,21 @@ class _Prefill:
     next_position_P: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """A wave's answers on the CPU; what stands beyond an answer's length means nothing."""
+
+    token_ids_BL: Tensor  # int64
+    logprobs_BL: Tensor  # float32
+    lengths_B: Tensor  # int64
+
+    @classmethod
+    def empty(cls, num_answers: int, max_tokens: int) -> "_Answers":
+        shape = (num_answers, max_tokens)
+        lengths_B = torch.zeros(num_answers, dtype=torch.int64)
+        return cls(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape), lengths_B)
+
+
 class TransformersEngine:
     """Generates in the learner's process, from the learner's own model."""
 
@@ -119,14 +134,13 @@ class TransformersEngine:
 
     def _decode(
         self, prefill: _Prefill, prompt_of_answer_B: Tensor, uniforms_BL: Tensor, sampling: Sampling
-    ) -> list[tuple[list[int], list[float]]]:
-        """Tokens and log-probabilities of every answer of the wave."""
-        answers: list[tuple[list[int], list[float]]] = [([], []) for _ in prompt_of_answer_B]
-        num_axes = self._family.num_position_axes
-        live = torch.arange(len(answers))
+    ) -> _Answers:
+        """Grow all answers of the wave, one token of each at a time."""
+        answers = _Answers.empty(len(prompt_of_answer_B), sampling.max_response_tokens)
+        live = torch.arange(len(prompt_of_answer_B))
+        is_open = torch.ones(len(live), dtype=torch.bool)
         plan = DecodePlan(prefill.caches, prompt_of_answer_B, max_tokens=sampling.max_response_tokens)
         hidden_BD = prefill.last_hidden_PD[prompt_of_answer_B.to(self._device)]
-        is_open = torch.ones(len(answers), dtype=torch.bool)
         for number in range(sampling.max_response_tokens):
             logits_BV = self._family.output_head(self._model)(hidden_BD)
             logprobs_BV = token_logprobs(logits_BV, self._forbidden, sampling.temperature)
@@ -135,14 +149,10 @@ class TransformersEngine:
             else:
                 tokens_B = draw_tokens(logprobs_BV, uniforms_BL[live, number].to(self._device))
             chosen_B = logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
-            ended = torch.isin(tokens_B, self._end).tolist()
-            for answer, token, logprob, is_end in zip(
-                live.tolist(), tokens_B.tolist(), chosen_B.tolist(), ended, strict=True
-            ):
-                if is_open[answer]:
-                    answers[answer][0].append(token)
-                    answers[answer][1].append(logprob)
-                    is_open[answer] = not is_end
+            answers.token_ids_BL[live, number] = tokens_B.cpu()
+            answers.logprobs_BL[live, number] = chosen_B.cpu()
+            answers.lengths_B[live] += is_open[live]
+            is_open[live] &= ~torch.isin(tokens_B, self._end).cpu()
             num_open = int(is_open.sum())
             if num_open == 0 or number + 1 == sampling.max_response_tokens:
                 break
@@ -156,33 +166,32 @@ class TransformersEngine:
                 self._model,
                 tokens_B[:, None],
                 image_features_MD=None,
-                position_ids_ABT=positions_B.to(self._device)[None, :, None].expand(num_axes, -1, 1),
+                position_ids_ABT=positions_B.to(self._device)[None, :, None].expand(
+                    self._family.num_position_axes, -1, 1
+                ),
                 plan=plan,
             )[:, 0]
         return answers
 
-    def _as_groups(
-        self,
-        prompts: Sequence[Prompt],
-        answers: Sequence[tuple[list[int], list[float]]],
-        sampling: Sampling,
-    ) -> list[list[Rollout]]:
-        ends = set(self._family.end_token_ids)
-        texts = self._family.tokenizer.batch_decode([ids for ids, _ in answers], skip_special_tokens=True)
+    def _as_groups(self, prompts: Sequence[Prompt], answers: _Answers, sampling: Sampling) -> list[list[Rollout]]:
+        ends, size = set(self._family.end_token_ids), sampling.group_size
+        lengths = answers.lengths_B.tolist()
+        ids = [row[:length] for row, length in zip(answers.token_ids_BL.tolist(), lengths, strict=True)]
+        logprobs = [row[:length] for row, length in zip(answers.logprobs_BL.tolist(), lengths, strict=True)]
+        texts = self._family.tokenizer.batch_decode(ids, skip_special_tokens=True)
         rollouts = [
             Rollout(
-                prompt=prompts[number // sampling.group_size],
-                index=number % sampling.group_size,
-                token_ids=tuple(ids),
-                logprobs=tuple(logprobs),
-                response_mask=(True,) * len(ids),
+                prompt=prompts[number // size],
+                index=number % size,
+                token_ids=tuple(ids[number]),
+                logprobs=tuple(logprobs[number]),
+                response_mask=(True,) * len(ids[number]),
                 text=text,
-                finish_reason="stop" if ids[-1] in ends else "length",
+                finish_reason="stop" if ids[number][-1] in ends else "length",
                 policy_version=self._policy_version,
             )
-            for number, ((ids, logprobs), text) in enumerate(zip(answers, texts, strict=True))
+            for number, text in enumerate(texts)
         ]
-        size = sampling.group_size
         return [rollouts[first : first + size] for first in range(0, len(rollouts), size)]
 
 

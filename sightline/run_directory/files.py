@@ -17,19 +17,24 @@ from sightline.errors import RunError
 TEMPORARY_PREFIX = ".tmp-"
 
 
-def write_bytes_atomic(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`; a reader sees the old file or the new one, never a part."""
+def write_bytes_atomic(path: Path, content: bytes, *, is_durable: bool = True) -> None:
+    """Replace `path` by `content`; a reader sees the old file or the new one, never a part.
+
+    Without `is_durable` a power cut, though no killed process, may still lose the file.
+    """
     temporary = temporary_sibling(path)
     try:
         with temporary.open("xb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if is_durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
+    if is_durable:
+        fsync_folder(path.parent)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -76,10 +76,12 @@ def _as_batch(groups: Sequence[Sequence[Rollout]]) -> TrainBatch:
     )
 
 
-def _learner_logprobs(tiny: TinyModel, batch: TrainBatch, *, temperature: float) -> Tensor:
+def _learner_logprobs(
+    tiny: TinyModel, batch: TrainBatch, *, temperature: float, family: Family | None = None
+) -> Tensor:
     config = LearnerConfig(num_epochs=2)  # more than one update asks for the old log-probabilities
     learner = TorchLearner(
-        tiny.inputs.family, tiny.model, tiny.encoder, config, temperature=temperature, total_steps=1
+        family or tiny.inputs.family, tiny.model, tiny.encoder, config, temperature=temperature, total_steps=1
     )
     scored = learner.add_logprobs(batch, Grpo()).old_logprobs_N
     assert scored is not None
@@ -177,7 +179,7 @@ class _CountingFamily(BiasedFamily):
     def hidden_states(self, model: PreTrainedModel, token_ids_BT: Tensor, **rest: Any) -> Tensor:
         if token_ids_BT.shape[1] == 1:
             self.rows.append(token_ids_BT.shape[0])
-        return self.inner.hidden_states(model, token_ids_BT, **rest)
+        return super().hidden_states(model, token_ids_BT, **rest)
 
 
 def _end_bias(tiny: TinyModel, size: float) -> Tensor:
@@ -225,7 +227,7 @@ def test_finished_answers_leave_the_batch(qwen: TinyModel) -> None:
 
 
 class _NoModel(FamilyAround):
-    """Attends once to keep the caches in order, and gives hidden states of zeros; the head gives fixed logits."""
+    """Attends once to keep the caches in order, and gives hidden states of 1; the head gives fixed logits."""
 
     def __init__(self, family: Family, logits_V: Tensor) -> None:
         super().__init__(family)
@@ -234,16 +236,12 @@ class _NoModel(FamilyAround):
     def hidden_states(self, model: PreTrainedModel, token_ids_BT: Tensor, *, plan: AttentionPlan, **_: Any) -> Tensor:
         states = torch.zeros(token_ids_BT.shape[0], 1, token_ids_BT.shape[1], 2)
         plan.attend(0, states, states, states, 1.0)
-        return torch.zeros(*token_ids_BT.shape, 1)
+        return torch.ones(*token_ids_BT.shape, 1)
 
-    def output_head(self, model: PreTrainedModel) -> nn.Module:
-        logits_V = self._logits_V
-
-        class Head(nn.Module):
-            def forward(self, hidden: Tensor) -> Tensor:
-                return logits_V.expand(*hidden.shape[:-1], -1)
-
-        return Head()
+    def output_head(self, model: PreTrainedModel) -> nn.Linear:
+        head = nn.Linear(1, len(self._logits_V), bias=False)
+        head.weight = nn.Parameter(self._logits_V[:, None], requires_grad=False)
+        return head
 
 
 def test_forbidden_tokens_are_not_among_a_hundred_thousand_although_their_logits_are_largest(
@@ -262,17 +260,18 @@ def test_forbidden_tokens_are_not_among_a_hundred_thousand_although_their_logits
     assert len(drawn.unique()) == len(logits_V) - len(family.forbidden_token_ids) - len(family.end_token_ids)
 
 
-def test_a_head_biased_to_vision_tokens_samples_none_and_its_answers_can_be_scored(any_tiny: TinyModel) -> None:
-    family = any_tiny.inputs.family
-    bias_V = torch.zeros(family.output_head(any_tiny.model).weight.shape[0])
-    bias_V[list(family.forbidden_token_ids)] = 100.0
+def test_a_head_biased_to_vision_tokens_samples_none_and_the_learner_agrees(any_tiny: TinyModel) -> None:
+    bias_V = torch.zeros(any_tiny.inputs.family.output_head(any_tiny.model).weight.shape[0])
+    bias_V[list(any_tiny.inputs.family.forbidden_token_ids)] = 100.0
+    family = BiasedFamily(any_tiny.inputs.family, bias_V)
     for temperature in (1.0, 0.0):
-        groups = _engine(any_tiny, family=BiasedFamily(family, bias_V)).generate(
-            _mixed_prompts(any_tiny), _sampling(temperature=temperature)
-        )
+        groups = _engine(any_tiny, family=family).generate(_mixed_prompts(any_tiny), _sampling(temperature=temperature))
         drawn = {token for group in groups for rollout in group for token in rollout.token_ids}
         assert not drawn & set(family.forbidden_token_ids)
-        assert all(torch.tensor(rollout.logprobs).isfinite().all() for group in groups for rollout in group)
+        batch = _as_batch(groups)
+        assert batch.sampling_logprobs_N is not None
+        scored_N = _learner_logprobs(any_tiny, batch, temperature=1.0, family=family)
+        assert _largest_gap(batch.sampling_logprobs_N, scored_N) < 1e-5
 
 
 def test_each_picture_is_preprocessed_and_encoded_once_for_its_group(tiny_folders: dict[str, Path]) -> None:

@@ -1,0 +1,116 @@
+"""Each picture preprocessed and encoded once; caches keep within their bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sightline.errors import DataError
+from sightline.images import ImageStore
+from sightline.models import image_inputs
+from sightline.models.family import ImageInputs
+from sightline.models.image_inputs import ImageInputCache, VisionEncoder
+from tests.fakes import FamilyAround, TinyModel, load_tiny, noise_png, unchanging_tiny
+
+
+@pytest.fixture
+def tiny(tiny_folders: dict[str, Path]) -> TinyModel:
+    return unchanging_tiny(tiny_folders["qwen2_5_vl"])
+
+
+class _NotingPasses(FamilyAround):
+    """Notes how many pictures each run of the tower has."""
+
+    def __init__(self, tiny: TinyModel) -> None:
+        super().__init__(tiny.inputs.family)
+        self.passes: list[int] = []
+
+    def encode_images(self, model: PreTrainedModel, inputs: Sequence[ImageInputs]) -> list[Tensor]:
+        self.passes.append(len(inputs))
+        return self.inner.encode_images(model, inputs)
+
+
+def test_a_picture_is_preprocessed_once_for_all_its_references(tiny: TinyModel) -> None:
+    store = ImageStore()
+    cache = ImageInputCache(tiny.inputs.family, store)
+    refs = [store.add_bytes(noise_png(56, 56, seed=1), source=f"row {number}") for number in range(4)]
+    cache.prefetch(refs)
+    assert len({id(cache.get(ref)) for ref in refs}) == 1
+    assert cache.num_preprocessed == 1
+
+
+def test_the_least_recently_used_pictures_leave_when_there_are_too_many_bytes(tiny: TinyModel) -> None:
+    store = ImageStore()
+    first, second, third = (store.add_bytes(noise_png(56, 56, seed=number), source="row") for number in range(3))
+    room = 2 * ImageInputCache(tiny.inputs.family, store).get(first).num_bytes + 8
+    cache = ImageInputCache(tiny.inputs.family, store, max_bytes=room)
+    for ref in (first, second, first, third):
+        cache.get(ref)
+    assert cache.num_preprocessed == 3
+    cache.get(first)
+    cache.get(third)
+    assert cache.num_preprocessed == 3, "both stayed"
+    cache.get(second)
+    assert cache.num_preprocessed == 4, "it had left"
+
+
+def test_a_picture_larger_than_the_cache_is_still_served(tiny: TinyModel) -> None:
+    store = ImageStore()
+    cache = ImageInputCache(tiny.inputs.family, store, max_bytes=1)
+    refs = [store.add_bytes(noise_png(56, 56, seed=number), source="row") for number in range(2)]
+    assert [cache.get(ref).num_tokens for ref in refs] == [4, 4]
+
+
+def test_a_picture_that_can_not_be_decoded_is_named(tiny: TinyModel) -> None:
+    store = ImageStore()
+    cut = store.add_bytes(noise_png(56, 56, seed=0)[:2000], source="rows.jsonl, row 3")
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 3"):
+        ImageInputCache(tiny.inputs.family, store).get(cut)
+
+
+def test_one_call_runs_the_tower_once_over_distinct_pictures(tiny: TinyModel) -> None:
+    family = _NotingPasses(tiny)
+    encoder = VisionEncoder(family, tiny.model, tiny.inputs.image_inputs, is_frozen=False)
+    first, second = tiny.image(56, 56, seed=1), tiny.image(84, 28, seed=2)
+    features = encoder.encode([first, second, first])
+    assert family.passes == [2]
+    assert encoder.num_encoded == 2
+    assert {digest: len(feature) for digest, feature in features.items()} == {first.digest: 4, second.digest: 3}
+    encoder.encode([first])
+    assert encoder.num_encoded == 3, "a tower that learns is run again"
+
+
+def test_a_pass_of_the_tower_is_bounded_in_tokens(tiny: TinyModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [tiny.image(56, 56, seed=number) for number in range(5)]
+    with torch.no_grad():
+        whole = tiny.encoder.encode(pictures)
+    monkeypatch.setattr(image_inputs, "MAX_TOKENS_A_PASS", 9)  # two pictures of 4 tokens
+    family = _NotingPasses(tiny)
+    with torch.no_grad():
+        cut = VisionEncoder(family, tiny.model, tiny.inputs.image_inputs, is_frozen=False).encode(pictures)
+    assert family.passes == [2, 2, 1]
+    assert whole.keys() == cut.keys()
+    for digest, feature in whole.items():
+        assert float((feature - cut[digest]).abs().max()) < 1e-5
+
+
+def test_a_frozen_tower_keeps_features_within_its_bytes(
+    tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = load_tiny(tiny_folders["qwen2_5_vl"], freeze_vision=True)
+    pictures = [tiny.image(56, 56, seed=number) for number in range(3)]
+    first = tiny.encoder.encode(pictures)
+    again = tiny.encoder.encode(pictures)
+    assert tiny.encoder.num_encoded == 3
+    assert all(torch.equal(feature, again[digest]) for digest, feature in first.items())
+    assert not any(feature.requires_grad for feature in first.values())
+    monkeypatch.setattr(image_inputs, "MAX_FEATURE_BYTES", 2 * 4 * 128 * 4)  # two pictures of 4 tokens
+    small = VisionEncoder(tiny.inputs.family, tiny.model, tiny.inputs.image_inputs, is_frozen=True)
+    small.encode(pictures)
+    small.encode(pictures[1:])
+    assert small.num_encoded == 3
+    small.encode(pictures[:1])
+    assert small.num_encoded == 4, "the oldest had left"
