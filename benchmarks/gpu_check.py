@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ def main() -> None:
 def check_exactness(inputs: Inputs, device: torch.device) -> dict[str, float]:
     """Largest gap in nats between this device and the CPU, same tiny float32 weights, text and pictures packed."""
     prompts = [_prompt(inputs, number, side) for number, side in enumerate((0, 112, 200))]
-    batch = _batch(inputs, prompts, group_size=4, response_tokens=40)
+    batch = _batch(prompts, group_size=4, response_tokens=40)
     logprobs: dict[str, torch.Tensor] = {}
     for name, place in (("cpu", torch.device("cpu")), ("device", device)):
         model = load_model(inputs.model, device=place)
@@ -142,7 +142,7 @@ def time_group(inputs: Inputs, model: PreTrainedModel, work: Work, *, checkpoint
     if not checkpointing:
         model.gradient_checkpointing_disable()
     learner = TorchLearner(inputs.family, model, encoder, config, temperature=1.0, total_steps=10**6)
-    batch = _batch(inputs, [_prompt(inputs, 0, work.picture_side)], work.group_size, work.response_tokens)
+    batch = _batch([_prompt(inputs, 0, work.picture_side)], work.group_size, work.response_tokens)
     batch = batch.with_advantages(batch.response_mask_N.float())
     return _timed(lambda: learner.update(batch, Grpo()), work.repeats)
 
@@ -201,7 +201,7 @@ def _prompt(inputs: Inputs, number: int, side: int) -> Prompt:
     return inputs.family.encode_prompt(Problem(id=str(number), messages=(message,), answer="1"))
 
 
-def _batch(inputs: Inputs, prompts: list[Prompt], group_size: int, response_tokens: int) -> TrainBatch:
+def _batch(prompts: list[Prompt], group_size: int, response_tokens: int) -> TrainBatch:
     generator = torch.Generator().manual_seed(0)
     groups: list[list[ScoredRollout]] = []
     for prompt in prompts:
@@ -224,8 +224,6 @@ def _batch(inputs: Inputs, prompts: list[Prompt], group_size: int, response_toke
                 )
             )
         groups.append(group)
-    from dataclasses import replace
-
     return replace(make_train_batch(groups), sampling_logprobs_N=None)  # nothing was sampled
 
 

@@ -17,10 +17,17 @@ if TYPE_CHECKING:
 EPILOG = "`sightline COMMAND --help` tells more. Documentation: README.md and docs/."
 
 
+class _LogHandler(logging.Handler):
+    """Writes to whatever sys.stderr is at the time: while a live line is drawn, that keeps the two apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 on success, 2 for a user's mistake, 130 when interrupted."""
     options = _parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_LogHandler()])
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     run: Callable[[argparse.Namespace], None] = options.run
     try:
@@ -84,7 +91,9 @@ def _add_evaluate(commands: "Commands") -> None:
     command.add_argument("--prompt-template", default="{problem}", help="as in the recipe's data section")
     command.add_argument("--system-prompt", default=None, help="as in the recipe's data section")
     command.add_argument("--blank-images", action="store_true", help="grey images: what is guessed from text alone")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    command.add_argument(
+        "--json", type=Path, metavar="FILE", default=Path("evaluation.json"), help="where the figures go as well"
+    )
     command.set_defaults(run=_evaluate)
 
 
@@ -173,9 +182,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         blank_images=options.blank_images,
     )
     print(evaluation_table(evaluation))
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(options.json, evaluation)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(options.json, evaluation)
+    print(f"JSON: {options.json}")
 
 
 def _evaluation_data(options: argparse.Namespace) -> dict[str, object]:

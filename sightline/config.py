@@ -1,6 +1,7 @@
 """The sections of recipes: frozen models; each default stands here or in the file that owns its section."""
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -65,7 +66,7 @@ class EvaluationConfig(Section):
     """Questions kept out of training on which progress is measured."""
 
     data: DataConfig | None = None
-    """Held-out problems; None: no evaluation."""
+    """Held-out problems; None: no evaluation. Template and system prompt not given here are the training data's."""
     every_steps: int | None = Field(default=None, ge=1)
     """Evaluate after every so many steps; None: before the first and after the last only."""
     num_samples: int = Field(default=1, ge=1)
@@ -83,7 +84,30 @@ class CheckpointConfig(Section):
     """Checkpoints that stay; the last good one is never deleted first."""
 
 
-class TrainRecipe(Section):
+class _Recipe(Section):
+    """What recipes have in common."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _heldout_problems_are_asked_alike(cls, content: Any) -> Any:
+        """Held-out data takes over the training data's template and system prompt where it has none of its own."""
+        if not isinstance(content, Mapping):
+            return content
+        recipe = dict(cast("Mapping[str, Any]", content))
+        data, evaluation = recipe.get("data"), recipe.get("evaluation")
+        if not isinstance(data, Mapping) or not isinstance(evaluation, Mapping):
+            return recipe
+        heldout = cast("Mapping[str, Any]", evaluation).get("data")
+        if heldout is None or isinstance(heldout, Section):
+            return recipe
+        own = cast("Mapping[str, Any]", heldout) if isinstance(heldout, Mapping) else {"path": heldout}
+        training = cast("Mapping[str, Any]", data)
+        shared = {key: training[key] for key in ("prompt_template", "system_prompt") if key in training}
+        recipe["evaluation"] = {**evaluation, "data": {**shared, **own}}
+        return recipe
+
+
+class TrainRecipe(_Recipe):
     """Reinforcement learning: `sightline train`."""
 
     model: ModelConfig
@@ -131,7 +155,7 @@ class TrainRecipe(Section):
         return self
 
 
-class SftRecipe(Section):
+class SftRecipe(_Recipe):
     """Supervised fine-tuning on rows with solutions: `sightline sft`."""
 
     model: ModelConfig

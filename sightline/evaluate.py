@@ -5,15 +5,17 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from sightline.cluster.placement import place_engine
+from sightline.config import EvaluationConfig
 from sightline.data import DataConfig
 from sightline.errors import ConfigError
 from sightline.images import ImageStore
 from sightline.metrics import bootstrap_interval, mean
 from sightline.models.config import ModelConfig
-from sightline.prompts import Inputs, load_inputs, load_prompts
+from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.scorer import Scorer, reward_metrics
 from sightline.rollout.engine import Engine, Sampling
+from sightline.run_directory import RunDirectory
 from sightline.types import ImageRef, Message, Problem, Prompt, ScoredRollout
 
 Groups = Sequence[Sequence[ScoredRollout]]
@@ -41,40 +43,100 @@ class Evaluation:
         return figures if self.blank is None else figures | {"blank_images": summarise(self.blank)}
 
 
-def evaluate(
-    engine: Engine,
-    scorer: Scorer,
-    prompts: Sequence[Prompt],
-    *,
-    name: str,
-    step: int,
-    num_samples: int,
-    temperature: float,
-    max_response_tokens: int,
-    seed: int,
-    blanks: Sequence[Prompt] | None = None,
-) -> Evaluation:
-    """Sample `num_samples` answers and one greedy answer to every prompt, and grade them.
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Asks an engine the held-out problems and grades what it answers."""
 
-    `blanks` are the prompts with grey images, where they are to be answered too.
-    """
+    engine: Engine
+    scorer: Scorer
+    prompts: Sequence[Prompt]
+    blank_prompts: Sequence[Prompt] | None  # with grey images; None: not asked
+    num_samples: int
+    temperature: float
+    max_response_tokens: int
+    seed: int
 
-    def answer(prompts: Sequence[Prompt], group_size: int, temperature: float) -> Groups:
+    def evaluate(self, name: str, *, step: int, with_blank: bool = False) -> Evaluation:
+        """`num_samples` sampled answers and a greedy one to every prompt; the same draws at every call."""
+        return Evaluation(
+            name=name,
+            step=step,
+            sampled=self._answer(self.prompts, self.num_samples, self.temperature),
+            greedy=self._answer(self.prompts, 1, 0.0),
+            blank=self._answer(self.blank_prompts, self.num_samples, self.temperature)
+            if with_blank and self.blank_prompts is not None
+            else None,
+        )
+
+    def _answer(self, prompts: Sequence[Prompt], group_size: int, temperature: float) -> Groups:
         sampling = Sampling(
             group_size=group_size,
             temperature=temperature,
-            max_response_tokens=max_response_tokens,
-            seed=seed,
+            max_response_tokens=self.max_response_tokens,
+            seed=self.seed,
             stream=f"evaluation at temperature {temperature}",
         )
-        return scorer.score(engine.generate(prompts, sampling))
+        return self.scorer.score(self.engine.generate(prompts, sampling))
 
-    return Evaluation(
-        name=name,
-        step=step,
-        sampled=answer(prompts, num_samples, temperature),
-        greedy=answer(prompts, 1, 0.0),
-        blank=None if blanks is None else answer(blanks, num_samples, temperature),
+
+@dataclass(frozen=True)
+class Evaluations:
+    """When a run is evaluated: at its start, every so many steps, and at its end; None evaluator: never."""
+
+    evaluator: Evaluator | None
+    every_steps: int | None
+    run: RunDirectory
+
+    def at_start(self) -> None:
+        """Before the first step."""
+        self._write("before", step=0)
+
+    def after_step(self, step: int) -> None:
+        """If this step's turn has come."""
+        if self.every_steps is not None and step % self.every_steps == 0:
+            self._write(f"step_{step:06d}", step=step)
+
+    def at_end(self, step: int) -> None:
+        """Once, after the last step."""
+        if self.run.read_evaluations().get("after", {}).get("step") != step:
+            self._write("after", step=step, with_blank=True)
+
+    def _write(self, name: str, *, step: int, with_blank: bool = False) -> None:
+        if self.evaluator is not None:
+            evaluation = self.evaluator.evaluate(name, step=step, with_blank=with_blank)
+            self.run.write_evaluation(name, evaluation.as_json())
+
+
+def load_heldout(inputs: Inputs, config: EvaluationConfig, *, max_response_tokens: int) -> PromptSet | None:
+    """The held-out problems that a recipe names, if any. Raises DataError."""
+    if config.data is None:
+        return None
+    return load_prompts(inputs, config.data, max_response_tokens=max_response_tokens)
+
+
+def make_evaluator(
+    inputs: Inputs,
+    config: EvaluationConfig,
+    heldout: PromptSet | None,
+    *,
+    engine: Engine,
+    scorer: Scorer,
+    temperature: float,
+    max_response_tokens: int,
+    seed: int,
+) -> Evaluator | None:
+    """An evaluator as a recipe asks for it."""
+    if heldout is None:
+        return None
+    return Evaluator(
+        engine=engine,
+        scorer=scorer,
+        prompts=heldout.prompts,
+        blank_prompts=blank_prompts(inputs, heldout.prompts) if config.blank_images else None,
+        num_samples=config.num_samples,
+        temperature=temperature,
+        max_response_tokens=max_response_tokens,
+        seed=seed,
     )
 
 
@@ -115,20 +177,17 @@ def evaluate_checkpoint(
         raise ConfigError(f"--temperature is {temperature}; it must be above 0 (a greedy answer is always given too)")
     inputs = load_inputs(ModelConfig(path=model))
     problems = load_prompts(inputs, DataConfig.model_validate(data), max_response_tokens=max_response_tokens)
-    prompts = problems.prompts
-    if blank_images:
-        prompts = blank_prompts(inputs, prompts)
-    evaluation = evaluate(
-        place_engine(inputs, max_sequences=max_sequences),
-        Scorer(RewardConfig()),
-        prompts,
-        name="blank" if blank_images else "evaluation",
-        step=0,
+    evaluator = Evaluator(
+        engine=place_engine(inputs, max_sequences=max_sequences),
+        scorer=Scorer(RewardConfig()),
+        prompts=blank_prompts(inputs, problems.prompts) if blank_images else problems.prompts,
+        blank_prompts=None,
         num_samples=num_samples,
         temperature=temperature,
         max_response_tokens=max_response_tokens,
         seed=seed,
     )
+    evaluation = evaluator.evaluate("blank images" if blank_images else "evaluation", step=0)
     return {"model": model, "data": data["path"], "seed": seed, **evaluation.as_json()}
 
 

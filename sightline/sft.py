@@ -12,13 +12,14 @@ from sightline.cluster.placement import place_fine_tuning
 from sightline.config import SftRecipe
 from sightline.data import ProblemOrder
 from sightline.errors import DataError
-from sightline.evaluate import evaluate
+from sightline.evaluate import Evaluations, load_heldout, make_evaluator
 from sightline.learner.checkpoint import save_checkpoint
 from sightline.metrics import PhaseTimer, step_line
 from sightline.progress import live_line
-from sightline.prompts import Inputs, load_inputs, load_prompts, solution_ids
+from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts, solution_ids
 from sightline.recipe import recipe_as_plain
 from sightline.rewards.scorer import Scorer
+from sightline.rollout.engine import Engine
 from sightline.run_directory import RunDirectory
 from sightline.types import Prompt
 
@@ -32,9 +33,7 @@ def fine_tune(recipe: SftRecipe) -> Path:
     inputs = load_inputs(recipe.model)
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.max_response_tokens)
     solutions = [_solution(inputs, prompt, recipe.max_response_tokens) for prompt in problems.prompts]
-    heldout = recipe.evaluation.data and load_prompts(
-        inputs, recipe.evaluation.data, max_response_tokens=recipe.max_response_tokens
-    )
+    heldout = load_heldout(inputs, recipe.evaluation, max_response_tokens=recipe.max_response_tokens)
     order = ProblemOrder(len(problems.prompts), recipe.seed)
     order.batch(0, recipe.batch_size)
     run_folder, algorithm = Path(recipe.output_dir), Supervised()
@@ -46,38 +45,29 @@ def fine_tune(recipe: SftRecipe) -> Path:
         run.rewind(first_step)
         placement = place_fine_tuning(recipe, inputs, checkpoint=checkpoint.path if checkpoint else None)
         learner = placement.learner
+        evaluations = _evaluations(recipe, inputs, heldout, placement.engine, run)
+        if first_step == 0:
+            evaluations.at_start()
         with live_line("sft", done=first_step, total=recipe.steps) as line:
             for step in range(first_step, recipe.steps):
                 timer = PhaseTimer()
                 indices = order.batch(step, recipe.batch_size)
                 with timer.phase("update"):
                     batch = solution_batch(
-                        [problems.prompts[index] for index in indices],
-                        [solutions[index] for index in indices],
+                        [problems.prompts[index] for index in indices], [solutions[index] for index in indices]
                     )
                     batch = batch.with_advantages(algorithm.advantages(batch))
                     metrics = learner.update(batch, algorithm)
+                    placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
                 done = step + 1
                 metrics = metrics | timer.metrics()
                 run.append_metrics(done, metrics)
                 logger.info(step_line({"step": done, **metrics}))
                 line.advance(sum(timer.seconds().values()), f"loss {metrics['loss/sft']:.3f}")
+                evaluations.after_step(done)
                 if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
                     save_checkpoint(run, learner, done, keep=recipe.checkpoint.keep)
-        if heldout and run.read_evaluations().get("after", {}).get("step") != recipe.steps:
-            placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
-            evaluation = evaluate(
-                placement.engine,
-                Scorer(recipe.reward),
-                heldout.prompts,
-                name="after",
-                step=recipe.steps,
-                num_samples=recipe.evaluation.num_samples,
-                temperature=1.0,
-                max_response_tokens=recipe.max_response_tokens,
-                seed=recipe.seed,
-            )
-            run.write_evaluation("after", evaluation.as_json())
+        evaluations.at_end(recipe.steps)
     return run_folder
 
 
@@ -94,6 +84,22 @@ def solution_batch(prompts: Sequence[Prompt], solutions: Sequence[Sequence[int]]
         response_mask_N=torch.ones(num_tokens, dtype=torch.bool),
         sampling_logprobs_N=None,
     )
+
+
+def _evaluations(
+    recipe: SftRecipe, inputs: Inputs, heldout: PromptSet | None, engine: Engine, run: RunDirectory
+) -> Evaluations:
+    evaluator = make_evaluator(
+        inputs,
+        recipe.evaluation,
+        heldout,
+        engine=engine,
+        scorer=Scorer(recipe.reward),
+        temperature=1.0,
+        max_response_tokens=recipe.max_response_tokens,
+        seed=recipe.seed,
+    )
+    return Evaluations(evaluator, recipe.evaluation.every_steps, run)
 
 
 def _solution(inputs: Inputs, prompt: Prompt, max_tokens: int) -> tuple[int, ...]:

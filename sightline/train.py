@@ -9,7 +9,7 @@ from sightline.cluster.placement import Placement, place_training
 from sightline.config import TrainRecipe
 from sightline.data import ProblemOrder
 from sightline.errors import RunError
-from sightline.evaluate import blank_prompts, evaluate
+from sightline.evaluate import Evaluations, load_heldout, make_evaluator
 from sightline.learner.checkpoint import save_checkpoint
 from sightline.metrics import PhaseTimer, step_line
 from sightline.progress import live_line
@@ -17,9 +17,9 @@ from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
 from sightline.recipe import recipe_as_plain
 from sightline.records import rollout_rows
 from sightline.rewards.scorer import Scorer, reward_metrics
-from sightline.rollout.engine import Sampling
+from sightline.rollout.engine import Engine, Sampling
 from sightline.run_directory import RunDirectory
-from sightline.types import Prompt, Rollout, ScoredRollout
+from sightline.types import Rollout, ScoredRollout
 
 MAY_CHANGE = frozenset({"steps", "evaluation", "checkpoint"})  # between a run and its continuation
 
@@ -30,7 +30,7 @@ def train(recipe: TrainRecipe) -> Path:
     """Run a recipe to its last step, from its last checkpoint if there is one; give the run directory."""
     inputs = load_inputs(recipe.model)
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.rollout.max_response_tokens)
-    heldout = _load_heldout(recipe, inputs)
+    heldout = load_heldout(inputs, recipe.evaluation, max_response_tokens=recipe.rollout.max_response_tokens)
     order = ProblemOrder(len(problems.prompts), recipe.seed)
     order.batch(0, recipe.rollout.prompts_per_step)  # refuses a batch larger than the data set before models load
     scorer, algorithm = Scorer(recipe.reward), recipe.algorithm
@@ -43,8 +43,9 @@ def train(recipe: TrainRecipe) -> Path:
         run.rewind(first_step)
         placement = place_training(recipe, inputs, checkpoint=checkpoint.path if checkpoint else None)
         engine, learner = placement.engine, placement.learner
-        if heldout and first_step == 0:
-            _evaluate(recipe, placement, scorer, heldout, run, name="before", step=0)
+        evaluations = _evaluations(recipe, inputs, heldout, engine, scorer, run)
+        if first_step == 0:
+            evaluations.at_start()
         with live_line("train", done=first_step, total=recipe.steps) as line:
             for step in range(first_step, recipe.steps):
                 timer, counters = PhaseTimer(), _vision_counters(inputs, placement)
@@ -68,21 +69,11 @@ def train(recipe: TrainRecipe) -> Path:
                 metrics["epoch"] = order.epoch_of(done, recipe.rollout.prompts_per_step)
                 _record(run, inputs, done, scored, metrics, timer)
                 line.advance(sum(timer.seconds().values()), f"reward {metrics['reward/mean']:.3f}")
-                if heldout and _is_due(done, recipe.evaluation.every_steps) and done < recipe.steps:
-                    _evaluate(recipe, placement, scorer, heldout, run, name=f"step_{done:06d}", step=done)
-                if done == recipe.steps or _is_due(done, recipe.checkpoint.every_steps):
+                evaluations.after_step(done)
+                if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
                     save_checkpoint(run, learner, done, keep=recipe.checkpoint.keep)
-        if heldout and run.read_evaluations().get("after", {}).get("step") != recipe.steps:
-            blanks = blank_prompts(inputs, heldout.prompts) if recipe.evaluation.blank_images else None
-            _evaluate(recipe, placement, scorer, heldout, run, name="after", step=recipe.steps, blanks=blanks)
+        evaluations.at_end(recipe.steps)
     return run_folder
-
-
-def _load_heldout(recipe: TrainRecipe, inputs: Inputs) -> PromptSet | None:
-    data = recipe.evaluation.data
-    if data is None:
-        return None
-    return load_prompts(inputs, data, max_response_tokens=recipe.rollout.max_response_tokens)
 
 
 def _sampling(recipe: TrainRecipe, step: int) -> Sampling:
@@ -104,30 +95,25 @@ def _stop_if_unscored(metrics: dict[str, float], limit: float) -> None:
         )
 
 
-def _evaluate(
+def _evaluations(
     recipe: TrainRecipe,
-    placement: Placement,
+    inputs: Inputs,
+    heldout: PromptSet | None,
+    engine: Engine,
     scorer: Scorer,
-    heldout: PromptSet,
     run: RunDirectory,
-    *,
-    name: str,
-    step: int,
-    blanks: Sequence[Prompt] | None = None,
-) -> None:
-    evaluation = evaluate(
-        placement.engine,
-        scorer,
-        heldout.prompts,
-        name=name,
-        step=step,
-        num_samples=recipe.evaluation.num_samples,
+) -> Evaluations:
+    evaluator = make_evaluator(
+        inputs,
+        recipe.evaluation,
+        heldout,
+        engine=engine,
+        scorer=scorer,
         temperature=recipe.rollout.temperature,
         max_response_tokens=recipe.rollout.max_response_tokens,
         seed=recipe.seed,
-        blanks=blanks,
     )
-    run.write_evaluation(name, evaluation.as_json())
+    return Evaluations(evaluator, recipe.evaluation.every_steps, run)
 
 
 def _record(
@@ -167,7 +153,3 @@ def _work_metrics(
         metrics["vision/preprocessings_per_image"] = (after[0] - before[0]) / num_images
         metrics["vision/passes_per_image"] = (after[1] - before[1]) / num_images
     return metrics
-
-
-def _is_due(step: int, every_steps: int | None) -> bool:
-    return every_steps is not None and step % every_steps == 0

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 def chunked_logprobs(
@@ -66,7 +65,6 @@ class _ChunkedLogprobs(torch.autograd.Function):
         return torch.cat(logprobs), entropy_N
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> Any:
         gradient_N = gradients[0]
         hidden_ND, weight_VD, tokens_N, forbidden_ids, normalizers_N = ctx.saved_tensors

@@ -183,6 +183,8 @@ def packed_attention(
     """Transformers' attention interface for the language model; the plan decides."""
     assert attention_mask is None, "a packed row carries its rule in the plan"
     layer_index = cast("int", module.layer_idx)
+    # Under autocast the rotation leaves queries and keys in float32; kernels and caches want one type.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     return attention_plan.attend(layer_index, query, key, value, scaling), None
 
 

@@ -37,13 +37,13 @@ def load_family(config: ModelConfig) -> Family:
     Raises ModelError if the path is no checkpoint or the family is not supported.
     """
     model_config = _read_config(config)
+    build = _family_class(model_config.model_type, config.path)
     try:
         processor = AutoProcessor.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise ModelError(f"{config.path}: no processor could be loaded: {_first_line(error)}") from error
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(f"{config.path}: has no processor for images (preprocessor_config.json is missing)")
-    build = _family_class(model_config.model_type, config.path)
     num_embeddings = int(model_config.get_text_config().vocab_size)
     family = build(processor, model_path=config.path, num_embeddings=num_embeddings)
     family.limit_pixels(min_pixels=config.min_pixels, max_pixels=config.max_pixels)
@@ -82,13 +82,6 @@ def load_model(config: ModelConfig, *, device: torch.device, dtype: torch.dtype 
     return model
 
 
-def count_parameters(config: ModelConfig) -> int:
-    """Number of parameters by the config alone; no weights are read."""
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(_read_config(config))
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def _family_class(model_type: str, path: str) -> Callable[..., _ConfigurableFamily]:
     match model_type:
         case "qwen2_5_vl":
@@ -106,16 +99,23 @@ def _family_class(model_type: str, path: str) -> Callable[..., _ConfigurableFami
 
 def _read_config(config: ModelConfig) -> PreTrainedConfig:
     folder = Path(config.path).expanduser()
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ModelError(f"{config.path}: is no checkpoint folder: it has no config.json")
+    is_local = folder.exists()
+    if is_local and not (folder / "config.json").is_file():
+        raise ModelError(f"{config.path}: is no checkpoint folder: it has no config.json{_hint(folder)}")
     try:
         return AutoConfig.from_pretrained(
-            str(folder) if folder.exists() else config.path, trust_remote_code=config.trust_remote_code
+            str(folder) if is_local else config.path, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:
+        what = "its config.json can't be used" if is_local else "no such folder, and the hub has no such checkpoint"
         raise ModelError(
-            f"{config.path}: neither a local checkpoint folder nor a hub name that can be reached: {_first_line(error)}"
+            f"{config.path}: {what}: {_first_line(error)}; supported families are {', '.join(SUPPORTED_FAMILIES)}"
         ) from error
+
+
+def _hint(folder: Path) -> str:
+    checkpoints = sorted((folder / "checkpoints").glob("step_*"))
+    return f"; it is a run directory, whose last checkpoint is {checkpoints[-1]}" if checkpoints else ""
 
 
 def _first_line(error: Exception) -> str:

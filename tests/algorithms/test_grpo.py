@@ -75,9 +75,7 @@ def _one_token(ratio: float, advantage: float, **options: Any) -> float:
 def test_advantages_are_those_of_verl(*, scale_by_std: bool, expected: str) -> None:
     batch = _golden_batch()
     advantages_N = Grpo(scale_by_std=scale_by_std).advantages(batch)
-    torch.testing.assert_close(
-        advantages_N, torch.tensor(GOLDEN[expected])[batch.answer_of_token_N], atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(advantages_N, torch.tensor(GOLDEN[expected])[batch.answer_of_token_N], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
@@ -275,9 +273,7 @@ def _outputs(algorithm: Grpo) -> list[list[float]]:
     generator = torch.Generator().manual_seed(0)
     old_N, shift_N, reference_N = (torch.randn(17, generator=generator) * 0.5 - 1 for _ in range(3))
     needs = algorithm.needs(1)
-    batch = replace(
-        batch, old_logprobs_N=old_N, reference_logprobs_N=reference_N if needs.reference_logprobs else None
-    )
+    batch = replace(batch, old_logprobs_N=old_N, reference_logprobs_N=reference_N if needs.reference_logprobs else None)
     advantages_N = algorithm.advantages(batch)
     token_loss = algorithm.token_loss(_inputs(batch, old_N + shift_N + 1, advantages_N))
     weights_N = algorithm.token_weights(batch)

@@ -108,9 +108,10 @@ def test_answers_go_on_after_the_largest_position_of_their_prompt_on_every_axis(
     length = len(prompt.token_ids)
     following = int(tiny.inputs.family.position_ids(prompt).max()) + 1
     num_axes = tiny.inputs.family.num_position_axes
-    assert row.position_ids_A1T[:, 0, length:].tolist() == [
-        [following, following + 1, following + 2, following]
-    ] * num_axes
+    assert (
+        row.position_ids_A1T[:, 0, length:].tolist()
+        == [[following, following + 1, following + 2, following]] * num_axes
+    )
     assert [image.digest for image in row.images] == [image.digest for image in prompt.images]
 
 

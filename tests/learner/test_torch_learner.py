@@ -34,9 +34,7 @@ SIZES: tuple[tuple[tuple[int, int], ...], ...] = ((), ((70, 45),), ((130, 60), (
 
 def _learner(tiny: TinyModel, *, total_steps: int = 10, **options: Any) -> TorchLearner:
     config = LearnerConfig(**({"learning_rate": 1e-3} | options))
-    return TorchLearner(
-        tiny.inputs.family, tiny.model, tiny.encoder, config, temperature=1.0, total_steps=total_steps
-    )
+    return TorchLearner(tiny.inputs.family, tiny.model, tiny.encoder, config, temperature=1.0, total_steps=total_steps)
 
 
 def _batch(tiny: TinyModel, *, seed: int = 0, rewards: Sequence[Sequence[float | None]] = REWARDS) -> TrainBatch:
@@ -107,9 +105,7 @@ def test_the_first_loss_is_the_mean_of_advantages_over_all_response_tokens(tiny_
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
-def test_loss_and_gradient_norm_do_not_depend_on_the_token_budget(
-    tiny_qwen_folder: Path, aggregation: str
-) -> None:
+def test_loss_and_gradient_norm_do_not_depend_on_the_token_budget(tiny_qwen_folder: Path, aggregation: str) -> None:
     def metrics(tokens_per_microbatch: int) -> dict[str, float]:
         tiny = load_tiny(tiny_qwen_folder)
         algorithm = Grpo(scale_by_std=False, loss_aggregation=aggregation)  # type: ignore[arg-type]
@@ -289,9 +285,7 @@ def test_engine_and_learner_that_agree_pass_and_their_gap_is_reported(tiny_qwen:
 
 
 @pytest.mark.parametrize("error", [0.2, -0.2, float("nan")])
-def test_falsified_sampling_logprobs_stop_the_run_before_the_weights_change(
-    tiny_qwen: TinyModel, error: float
-) -> None:
+def test_falsified_sampling_logprobs_stop_the_run_before_the_weights_change(tiny_qwen: TinyModel, error: float) -> None:
     batch = _sampled_batch(tiny_qwen)
     assert batch.sampling_logprobs_N is not None
     falsified = replace(batch, sampling_logprobs_N=batch.sampling_logprobs_N + error)
@@ -408,7 +402,9 @@ def test_a_restored_learner_goes_on_to_the_bit(tiny_qwen_folder: Path, tmp_path:
     restored.restore(tmp_path / "checkpoint")
     assert restored.policy_version == learner.policy_version == 2
     for seed in range(2, 4):
-        metrics = [_update(each, _batch(model, seed=100 * seed)) for each, model in ((learner, tiny), (restored, again))]
+        metrics = [
+            _update(each, _batch(model, seed=100 * seed)) for each, model in ((learner, tiny), (restored, again))
+        ]
         assert metrics[0] == metrics[1]
     first, second = _weights(tiny), _weights(again)
     assert first.keys() == second.keys()

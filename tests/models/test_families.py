@@ -1,7 +1,6 @@
 """Every family reads problems as its checkpoint's own processor does, and puts positions where its model does."""
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
