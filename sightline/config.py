@@ -42,7 +42,7 @@ class LearnerConfig(Section):
     """Where cosine ends, as a share of the peak."""
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
     """Decay of the gradient's running mean."""
-    adam_beta2: float = Field(default=0.95, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the squared gradient's running mean."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's decoupled decay; norms and biases are left out."""

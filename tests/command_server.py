@@ -46,11 +46,16 @@ class RunningCommand:
         """Whether the command has ended by itself."""
         return bool(self.server.ask({"poll": self.pid}))
 
+    def stderr(self) -> str:
+        """What it has written on standard error so far."""
+        path = self.folder / "stderr"
+        return path.read_text() if path.exists() else ""
+
     def wait(self) -> Outcome:
-        """Its exit code and all that it wrote."""
+        """Its exit code and all that it wrote; nothing may have been opened yet when it was killed."""
         exit_code = self.server.ask({"wait": self.pid})
-        stdout, stderr = ((self.folder / name).read_text() for name in ("stdout", "stderr"))
-        return Outcome(exit_code, stdout, stderr)
+        stdout = self.folder / "stdout"
+        return Outcome(exit_code, stdout.read_text() if stdout.exists() else "", self.stderr())
 
 
 class CommandServer:

@@ -3,6 +3,7 @@
 Shapes: G answers of a group, B answers, N response tokens.
 """
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -26,9 +27,14 @@ from tests.fakes import plain_batch
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "grpo.json").read_text())
 
 
+def _golden_places() -> list[int]:
+    """Places of the valid tokens in a table of 4 answers by 5 tokens, row by row."""
+    lengths = itertools.chain.from_iterable(GOLDEN["lengths"])
+    return [row * 5 + column for row, length in enumerate(lengths) for column in range(length)]
+
+
 def _golden_batch() -> TrainBatch:
-    """Log-probabilities by the golden file's formulas, k counting the places of a 4 x 5 table row by row."""
-    places = [row * 5 + column for row, length in enumerate(sum(GOLDEN["lengths"], [])) for column in range(length)]
+    places = _golden_places()
     old_N = torch.tensor([-(0.2 + 0.1 * (k % 7)) for k in places])
     reference_N = old_N - torch.tensor([0.05 * ((2 * k) % 3) for k in places])
     batch = plain_batch(GOLDEN["lengths"], GOLDEN["rewards"])
@@ -36,7 +42,7 @@ def _golden_batch() -> TrainBatch:
 
 
 def _golden_new() -> Tensor:
-    places = [row * 5 + column for row, length in enumerate(sum(GOLDEN["lengths"], [])) for column in range(length)]
+    places = _golden_places()
     batch = _golden_batch()
     assert batch.old_logprobs_N is not None
     return batch.old_logprobs_N + torch.tensor([0.15 * ((3 * k) % 5 - 2) for k in places])

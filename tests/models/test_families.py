@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from sightline.errors import ConfigError, DataError
 from sightline.models.config import ModelConfig
-from sightline.models.loading import count_parameters, load_family
+from sightline.models.loading import load_family
 from sightline.models.tiny import BUILDERS, write_tiny_model
 from sightline.prompts import load_inputs
 from sightline.types import ImageRef, Message, Problem, Prompt
@@ -176,7 +176,7 @@ def test_a_picture_too_long_for_the_family_is_refused_with_its_source(
     tiny_folders: dict[str, Path], model_type: str, size: tuple[int, int]
 ) -> None:
     tiny = unchanging_tiny(tiny_folders[model_type])
-    with pytest.raises(DataError, match="test.*200"):
+    with pytest.raises(DataError, match=r"test.*200"):
         tiny.prompt("a", "How many?", [size])
 
 
@@ -208,7 +208,7 @@ def test_a_tiny_checkpoint_loads_with_plain_transformers(any_tiny: TinyModel) ->
     assert tokenizer.decode(tokenizer("How many red dots?")["input_ids"]) == "How many red dots?"
     assert len(AutoProcessor.from_pretrained(folder).tokenizer) == len(tokenizer)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert count_parameters(any_tiny.inputs.model) == num_parameters < 2_000_000
+    assert num_parameters < 2_000_000
 
 
 def test_weights_of_a_tiny_model_are_drawn_from_its_seed_with_deviation_by_fan_in(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from sightline.algorithms import Grpo
 from sightline.batch import TrainBatch, make_train_batch
 from sightline.config import LearnerConfig
+from sightline.errors import SightlineError
 from sightline.learner.torch_learner import TorchLearner
 from sightline.models.attention import AttentionPlan
 from sightline.models.family import Family
@@ -294,6 +295,17 @@ def test_loaded_weights_decide_the_next_answers(tiny_folders: dict[str, Path]) -
     assert _ids(after) != _ids(before)
     assert {rollout.policy_version for group in before for rollout in group} == {0}
     assert {rollout.policy_version for group in after for rollout in group} == {4}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_weights_that_are_not_finite_stop_the_run_with_one_clear_line(
+    tiny_folders: dict[str, Path], temperature: float
+) -> None:
+    tiny = load_tiny(tiny_folders["qwen2_5_vl"])
+    with torch.no_grad():
+        tiny.model.model.language_model.norm.weight[0] = float("nan")
+    with pytest.raises(SightlineError, match="not finite"):
+        _engine(tiny).generate(_mixed_prompts(tiny), _sampling(temperature=temperature))
 
 
 def test_generation_leaves_the_model_in_training_mode_and_without_gradients(tiny_folders: dict[str, Path]) -> None:
