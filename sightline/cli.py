@@ -211,7 +211,10 @@ def _task(options: argparse.Namespace) -> None:
         key, separator, text = option.partition("=")
         if not separator:
             raise ConfigError(f"{option!r} is no option; write key=value, such as question=name")
-        settings[key] = yaml.safe_load(text)
+        try:
+            settings[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{option!r}: the value can't be read as YAML") from error
     files = write_task(
         options.name,
         options.out,

@@ -62,6 +62,13 @@ class LearnerConfig(Section):
     """Mean difference in nats between the engine's and the learner's log-probabilities at which the run stops."""
 
 
+class SftLearnerConfig(LearnerConfig):
+    """How weights are updated in supervised fine-tuning."""
+
+    learning_rate: float = Field(default=1e-5, gt=0)
+    """Peak learning rate."""
+
+
 class EvaluationConfig(Section):
     """Questions kept out of training on which progress is measured."""
 
@@ -172,7 +179,7 @@ class SftRecipe(_Recipe):
     """Decides the order of problems."""
     max_response_tokens: int = Field(default=1024, ge=1)
     """The longest solution, in tokens; longer ones are refused."""
-    learner: LearnerConfig = LearnerConfig(learning_rate=1e-5)
+    learner: SftLearnerConfig = SftLearnerConfig()
     """How weights are updated."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How progress is measured."""

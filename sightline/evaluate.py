@@ -1,5 +1,6 @@
 """Evaluation on held-out problems: sampled and greedy answers, graded as in training, with bootstrap intervals."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -12,6 +13,7 @@ from sightline.images import ImageStore
 from sightline.metrics import bootstrap_interval, mean
 from sightline.models.config import ModelConfig
 from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
+from sightline.recipe import resolve_recipe
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.scorer import Scorer, reward_metrics
 from sightline.rollout.engine import Engine, Sampling
@@ -173,10 +175,12 @@ def evaluate_checkpoint(
     blank_images: bool,
 ) -> dict[str, object]:
     """Evaluate a checkpoint on a data file with the default rewards; figures as `Evaluation.as_json` gives them."""
-    if temperature <= 0:
+    if not (temperature > 0 and math.isfinite(temperature)):
         raise ConfigError(f"--temperature is {temperature}; it must be above 0 (a greedy answer is always given too)")
     inputs = load_inputs(ModelConfig(path=model))
-    problems = load_prompts(inputs, DataConfig.model_validate(data), max_response_tokens=max_response_tokens)
+    problems = load_prompts(
+        inputs, resolve_recipe(data, DataConfig, source="sightline evaluate"), max_response_tokens=max_response_tokens
+    )
     evaluator = Evaluator(
         engine=place_engine(inputs, max_sequences=max_sequences),
         scorer=Scorer(RewardConfig()),

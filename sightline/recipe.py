@@ -10,8 +10,21 @@ from pydantic import BaseModel, ValidationError
 
 from sightline.config import SftRecipe, TrainRecipe
 from sightline.errors import ConfigError
+from sightline.section import Section
 
 RecipeT = TypeVar("RecipeT", TrainRecipe, SftRecipe)
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML as usual, but a key that is written twice is an error: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for number, key in enumerate(keys) if key in keys[:number]]
+        if twice:
+            raise yaml.YAMLError(f"the key {twice[0]!r} is written twice, line {node.start_mark.line + 1} and after")
+        return super().construct_mapping(node, deep)
 
 
 def load_recipe(path: Path, overrides: Sequence[str], recipe_class: type[RecipeT]) -> RecipeT:
@@ -20,7 +33,7 @@ def load_recipe(path: Path, overrides: Sequence[str], recipe_class: type[RecipeT
     Raises ConfigError with the key, the value and what is accepted.
     """
     try:
-        content: object = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: object = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506  (a SafeLoader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such recipe") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -33,8 +46,8 @@ def load_recipe(path: Path, overrides: Sequence[str], recipe_class: type[RecipeT
     return resolve_recipe(merged, recipe_class, source=str(path))
 
 
-def resolve_recipe(content: Mapping[str, Any], recipe_class: type[RecipeT], *, source: str) -> RecipeT:
-    """Check a recipe's content and fill in defaults. Raises ConfigError, one line, for the first mistake."""
+def resolve_recipe(content: Mapping[str, Any], recipe_class: type[SectionT], *, source: str) -> SectionT:
+    """Check a recipe's (or section's) content and fill in defaults. Raises ConfigError, one line, for a mistake."""
     try:
         return recipe_class.model_validate(content)
     except ValidationError as error:
@@ -54,7 +67,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
     section = content
     for parent in parents:
         inner = section.get(parent, {})
-        if parent in {"model", "data"} and isinstance(inner, str):
+        if (parent == "model" and isinstance(inner, str)) or (parent == "data" and isinstance(inner, str | list)):
             inner = {"path": inner}
         if not isinstance(inner, dict):
             raise ConfigError(f"{override!r}: {parent} is {inner!r}, not a section with keys of its own")
@@ -67,7 +80,9 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError, recipe_class: type[BaseModel]) -> str:
-    first = error.errors()[0]
+    errors = error.errors()
+    # A misspelt key is also a missing one; its spelling is the better hint.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     place = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case "extra_forbidden":

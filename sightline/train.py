@@ -72,6 +72,7 @@ def train(recipe: TrainRecipe) -> Path:
                 evaluations.after_step(done)
                 if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
                     save_checkpoint(run, learner, done, keep=recipe.checkpoint.keep)
+        run.prune_checkpoints(recipe.checkpoint.keep)  # a kill may have come before the last one
         evaluations.at_end(recipe.steps)
     return run_folder
 

@@ -66,6 +66,14 @@ def end_token_ids(model_path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[
     return tuple(sorted(ids))
 
 
+def require_token_id(tokenizer: PreTrainedTokenizerBase, token: str, model_path: str) -> int:
+    """Id of a token that the family can't do without. Raises ModelError if the vocabulary lacks it."""
+    ids = token_ids_of(tokenizer, [token])
+    if not ids:
+        raise ModelError(f"{model_path}: the tokenizer has no token {token}; it belongs to another family")
+    return ids[0]
+
+
 def token_ids_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> tuple[int, ...]:
     """Ids of those tokens that the vocabulary has."""
     vocabulary = tokenizer.get_vocab()

@@ -1,8 +1,9 @@
 """The recipe's section that names a checkpoint."""
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sightline.section import Section
 
@@ -25,6 +26,12 @@ class ModelConfig(Section):
     @classmethod
     def _path_alone(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("path")
+    @classmethod
+    def _home_folder(cls, path: str) -> str:
+        expanded = Path(path).expanduser()
+        return str(expanded) if path.startswith("~") and expanded.exists() else path
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> "ModelConfig":

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from sightline.errors import ConfigError
+from sightline.errors import ConfigError, ModelError
 from sightline.models.attention import AttentionPlan
 from sightline.models.chat import (
     embed,
     encode_prompt,
     end_token_ids,
     ids_beyond_vocabulary,
+    require_token_id,
     token_ids_of,
 )
 from sightline.models.family import ImageInputs
@@ -37,7 +38,7 @@ class Idefics3:
     def __init__(self, processor: ProcessorMixin, *, model_path: str, num_embeddings: int) -> None:
         self.processor = processor
         self.tokenizer = cast("PreTrainedTokenizerBase", processor.tokenizer)
-        self.image_token_id = token_ids_of(self.tokenizer, [IMAGE_TOKEN])[0]
+        self.image_token_id = require_token_id(self.tokenizer, IMAGE_TOKEN, model_path)
         self.end_token_ids = end_token_ids(model_path, self.tokenizer)
         tiles = range(1, MAX_TILES_A_SIDE + 1)
         tile_tokens = [f"<row_{row}_col_{column}>" for row in tiles for column in tiles]
@@ -45,6 +46,12 @@ class Idefics3:
             self.tokenizer, [IMAGE_TOKEN, FAKE_TOKEN, GLOBAL_TOKEN, *tile_tokens]
         ) + ids_beyond_vocabulary(self.tokenizer, num_embeddings)
         self._images = processor.image_processor
+        sides = int(self._images.size["longest_edge"]) / self._tile_side
+        if self._images.do_image_splitting and sides > MAX_TILES_A_SIDE:
+            raise ModelError(
+                f"{model_path}: the processor cuts images into up to {math.ceil(sides)} tiles a side, but the "
+                f"vocabulary has tokens for {MAX_TILES_A_SIDE}; lower size.longest_edge in its preprocessor config"
+            )
         self._tokens_per_tile = int(getattr(processor, "image_seq_len"))  # noqa: B009  (the mixin does not declare it)
 
     def limit_pixels(self, *, min_pixels: int | None, max_pixels: int | None) -> None:

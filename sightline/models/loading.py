@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -12,6 +13,7 @@ from transformers import (
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     ProcessorMixin,
 )
 
@@ -45,6 +47,9 @@ def load_family(config: ModelConfig) -> Family:
     if not isinstance(processor, ProcessorMixin):
         raise ModelError(f"{config.path}: has no processor for images (preprocessor_config.json is missing)")
     num_embeddings = int(model_config.get_text_config().vocab_size)
+    _check_tokenizer(cast("PreTrainedTokenizerBase", processor.tokenizer), config.path, num_embeddings)
+    if not processor.chat_template:
+        raise ModelError(f"{config.path}: has no chat template; add chat_template.jinja of the model's family")
     family = build(processor, model_path=config.path, num_embeddings=num_embeddings)
     family.limit_pixels(min_pixels=config.min_pixels, max_pixels=config.max_pixels)
     return family
@@ -64,10 +69,18 @@ def load_model(config: ModelConfig, *, device: torch.device, dtype: torch.dtype 
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, with their names
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{config.path}: the weights could not be loaded: {_first_line(error)}") from error
     model, report = loaded
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched:
+        name, found, expected = mismatched[0]
+        raise ModelError(
+            f"{config.path}: the weight {name} has shape {tuple(found)} where config.json says {tuple(expected)}; "
+            "config and weights are of different models"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
@@ -95,6 +108,16 @@ def _family_class(model_type: str, path: str) -> Callable[..., _ConfigurableFami
                 f"{path}: its config.json says model_type {model_type!r}, a family that is not supported; "
                 f"supported are {', '.join(SUPPORTED_FAMILIES)}"
             )
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, num_embeddings: int) -> None:
+    if not tokenizer("word", add_special_tokens=False)["input_ids"]:
+        raise ModelError(f"{path}: the tokenizer can't encode a word; tokenizer.json is missing or empty")
+    if len(tokenizer) > num_embeddings:
+        raise ModelError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the model embeds {num_embeddings}; "
+            "tokenizer and weights are of different models"
+        )
 
 
 def _read_config(config: ModelConfig) -> PreTrainedConfig:

@@ -16,6 +16,7 @@ from sightline.models.chat import (
     encode_prompt,
     end_token_ids,
     ids_beyond_vocabulary,
+    require_token_id,
     token_ids_of,
 )
 from sightline.models.family import ImageInputs
@@ -40,7 +41,7 @@ class Qwen2VL:
     def __init__(self, processor: ProcessorMixin, *, model_path: str, num_embeddings: int) -> None:
         self.processor = processor
         self.tokenizer = cast("PreTrainedTokenizerBase", processor.tokenizer)
-        self.image_token_id = token_ids_of(self.tokenizer, [IMAGE_TOKEN])[0]
+        self.image_token_id = require_token_id(self.tokenizer, IMAGE_TOKEN, model_path)
         self.end_token_ids = end_token_ids(model_path, self.tokenizer)
         self.forbidden_token_ids = token_ids_of(self.tokenizer, VISION_TOKENS) + ids_beyond_vocabulary(
             self.tokenizer, num_embeddings

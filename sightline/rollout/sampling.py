@@ -27,5 +27,6 @@ def draw_tokens(logprobs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     cumulative_BV = logprobs_BV.double().exp().cumsum(dim=-1)
     total_B1 = cumulative_BV[:, -1:].contiguous()
     drawn_B1 = torch.searchsorted(cumulative_BV, uniforms_B[:, None] * total_B1, right=True)
-    last_B1 = torch.searchsorted(cumulative_BV, total_B1)  # rounding may carry a uniform near 1 up to the total
-    return torch.minimum(drawn_B1, last_B1).squeeze(1)
+    last_B1 = torch.searchsorted(cumulative_BV, total_B1)  # the last token that has a probability
+    drawn_B = torch.minimum(drawn_B1, last_B1).squeeze(1)
+    return drawn_B.clamp(max=logprobs_BV.shape[1] - 1)  # NaN sorts beyond every token; the engine reports it

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from sightline.errors import RunError
 from sightline.models.attention import PackedLayout, Span
 from sightline.models.family import Family
 from sightline.models.image_inputs import VisionEncoder
@@ -79,7 +80,10 @@ class TransformersEngine:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
-        """See `Engine.generate`; waves of at most `max_sequences` answers, a group is never divided."""
+        """See `Engine.generate`; waves of at most `max_sequences` answers, a group is never divided.
+
+        Raises RunError if the model gives NaN.
+        """
         was_training = self._model.training
         self._model.eval()
         prompts_a_wave = max(1, self._max_sequences // sampling.group_size)
@@ -171,7 +175,16 @@ class TransformersEngine:
                 ),
                 plan=plan,
             )[:, 0]
+        self._require_finite(answers)
         return answers
+
+    def _require_finite(self, answers: _Answers) -> None:
+        is_own_BL = torch.arange(answers.logprobs_BL.shape[1])[None] < answers.lengths_B[:, None]
+        if not bool(answers.logprobs_BL[is_own_BL].isfinite().all()):
+            raise RunError(
+                f"the model's log-probabilities are not finite after {self._policy_version} updates: its weights have "
+                "diverged; go back to an earlier checkpoint with a lower learner.learning_rate"
+            )
 
     def _as_groups(self, prompts: Sequence[Prompt], answers: _Answers, sampling: Sampling) -> list[list[Rollout]]:
         ends, size = set(self._family.end_token_ids), sampling.group_size

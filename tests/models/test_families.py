@@ -1,6 +1,7 @@
 """Every family reads problems as its checkpoint's own processor does, and puts positions where its model does."""
 
 import math
+import random
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,27 @@ def test_a_prompt_of_any_picture_size_is_the_processors(any_tiny: TinyModel, siz
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_prompt_of_a_random_picture_size_is_the_processors(any_tiny: TinyModel, size: tuple[int, int]) -> None:
     _assert_read_as_by_the_processor(any_tiny, any_tiny.prompt("a", "How many?", [size]))
+
+
+@pytest.mark.parametrize(("longest", "tile"), [(224, 56), (2048, 512), (1456, 364)])  # tiny, SmolVLM, Idefics3
+def test_image_tokens_by_arithmetic_are_the_image_processors_own_count(
+    any_tiny: TinyModel, longest: int, tile: int
+) -> None:
+    family = load_family(any_tiny.inputs.model)
+    processor = family.processor.image_processor
+    is_qwen = any_tiny.model.config.model_type in QWEN
+    if not is_qwen:
+        processor.size = type(processor.size)(longest_edge=longest)
+        processor.max_image_size = type(processor.max_image_size)(longest_edge=tile)
+    chance = random.Random(longest)
+    for _ in range(500):
+        width, height = (int(2 ** chance.uniform(0, 12)) for _ in range(2))
+        if is_qwen and max(width, height) >= 200 * min(width, height):
+            continue
+        counted = processor.get_number_of_image_patches(height, width, {})
+        expected = counted // 4 if is_qwen else counted[0] * 4  # 2 x 2 patches a token; 4 tokens a tile
+        ref = ImageRef(digest="", width=width, height=height, source="test")
+        assert family.num_image_tokens(ref) == expected, (width, height)
 
 
 def test_a_prompt_without_pictures_is_the_processors(any_tiny: TinyModel) -> None:

@@ -109,8 +109,11 @@ def test_a_frozen_tower_keeps_features_within_its_bytes(
     assert not any(feature.requires_grad for feature in first.values())
     monkeypatch.setattr(image_inputs, "MAX_FEATURE_BYTES", 2 * 4 * 128 * 4)  # two pictures of 4 tokens
     small = VisionEncoder(tiny.inputs.family, tiny.model, tiny.inputs.image_inputs, is_frozen=True)
-    small.encode(pictures)
-    small.encode(pictures[1:])
+    small.encode(pictures[:2])
+    small.encode(pictures[:1])
+    small.encode(pictures[2:])
     assert small.num_encoded == 3
     small.encode(pictures[:1])
-    assert small.num_encoded == 4, "the oldest had left"
+    assert small.num_encoded == 3, "used again, it stayed"
+    small.encode(pictures[1:2])
+    assert small.num_encoded == 4, "the least recently used had left"

@@ -25,7 +25,7 @@ def test_drawn_tokens_follow_the_distribution() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uniform", "token"), [(0.0, 1), (0.249, 1), (0.25, 3), (0.499, 3), (0.5, 4), (0.999, 4), (ALMOST_ONE, 4)]
+    ("uniform", "token"), [(0.0, 1), (0.249, 1), (0.25, 3), (0.499, 3), (0.5, 4), (0.999, 4), (ALMOST_ONE, 4), (1.0, 4)]
 )
 def test_a_uniform_number_picks_the_token_where_the_cumulative_distribution_passes_it(
     uniform: float, token: int
