@@ -78,8 +78,6 @@ class ShapesTask(Section):
     """Colors that occur; with more than one kind of shape, counting pictures hold distractors too."""
     shapes: tuple[Shape, ...] = Field(default=("circle",), min_length=1)
     """Forms that occur."""
-    random_solutions: float = Field(default=0.0, ge=0, le=1)
-    """Share of the solutions that guess: an imitator learns the form, and to be right no more often than they are."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -100,7 +98,6 @@ class ShapesTask(Section):
         distinct pictures in the split than are wanted.
         """
         rng = random.Random(f"shapes {split} {seed}")  # noqa: S311
-        teacher = random.Random(f"shapes solutions {split} {seed}")  # noqa: S311
         questions = self._questions(num_problems)
         rng.shuffle(questions)
         seen: set[str] = set()
@@ -111,15 +108,8 @@ class ShapesTask(Section):
                 picture=self._draw(scene),
                 problem=question.problem,
                 answer=question.answer,
-                solution=self._solution(question, teacher),
+                solution=f"<think>{question.thought}</think><answer>{question.answer}</answer>",
             )
-
-    def _solution(self, question: _Question, teacher: random.Random) -> str:
-        if teacher.random() < self.random_solutions:
-            question = teacher.choice(
-                [each for each in itertools.chain(*self._by_answer) if each.problem == question.problem]
-            )
-        return f"<think>{question.thought}</think><answer>{question.answer}</answer>"
 
     @property
     def _num_cells(self) -> int:
@@ -129,13 +119,9 @@ class ShapesTask(Section):
     def _kinds(self) -> list[Kind]:
         return list(itertools.product(self.colors, self.shapes))
 
-    @property
-    def _by_answer(self) -> list[list[_Question]]:
-        return self._count_questions() if self.question == "count" else self._name_questions()
-
     def _questions(self, num_problems: int) -> list[_Question]:
         """Answers take turns, and kinds within an answer, so that the wording tells nothing."""
-        by_answer = self._by_answer
+        by_answer = self._count_questions() if self.question == "count" else self._name_questions()
         return [
             by_answer[i % len(by_answer)][i // len(by_answer) % len(by_answer[i % len(by_answer)])]
             for i in range(num_problems)
