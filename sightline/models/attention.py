@@ -7,7 +7,7 @@ group. Both functions are registered with transformers' `AttentionInterface`, so
 Shapes: T tokens of the row, H query heads, K key-value heads, D head size, N vision patches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -46,33 +46,50 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class _AnswerBlock:
-    """Answers of one group, of similar length, that are attended as one batch; P prompt, L longest answer's tokens."""
+class _AnswerBatch:
+    """Answers of similar length, to prompts of one length, that are attended as one batch on a CPU."""
 
-    prompt: slice
-    places_GL: Tensor  # in the row; beyond an answer's end its last token again, whose result is dropped
-    is_own_GL: Tensor | None  # bool: not beyond an answer's end; None: all answers are equally long
+    owner_A: Tensor  # which prompt of the batch of prompts each answer belongs to
+    num_answers: int
+    longest: int  # tokens; shorter answers are padded with their own last token, whose result is dropped
     mask_LK: Tensor  # bool: own tokens by (prompt tokens + own tokens)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """(1, H, T, D) of the row -> (1, H, block tokens, D)."""
-        attended = scaled_dot_product_attention(
-            self._own(query),
-            torch.cat([self._shared(key), self._own(key)], dim=2),
-            torch.cat([self._shared(value), self._own(value)], dim=2),
-            attn_mask=self.mask_LK,
-            scale=scaling,
-        )
-        flat = attended.transpose(0, 1).flatten(1, 2)[None]
-        return flat if self.is_own_GL is None else flat[:, :, self.is_own_GL.flatten()]
 
-    def _own(self, states: Tensor) -> Tensor:
-        answers, longest = self.places_GL.shape
-        picked = states[0].index_select(1, self.places_GL.flatten())
-        return picked.view(states.shape[1], answers, longest, states.shape[3]).transpose(0, 1)
+@dataclass(frozen=True, slots=True)
+class _PromptBatch:
+    """Prompts of one length, with their answers."""
 
-    def _shared(self, states: Tensor) -> Tensor:
-        return states[:, :, self.prompt].expand(self.places_GL.shape[0], -1, -1, -1)
+    num_prompts: int
+    length: int
+    answers: tuple[_AnswerBatch, ...]
+
+    def sizes(self) -> list[int]:
+        """Tokens of the prompts, then of each batch of answers, padding included."""
+        return [self.num_prompts * self.length, *(batch.num_answers * batch.longest for batch in self.answers)]
+
+    def attend(self, parts: Iterator[tuple[Tensor, Tensor, Tensor]], scaling: float) -> Iterator[Tensor]:
+        """Queries, keys and values (H, tokens, D), one part for each of `sizes`, to attended parts alike."""
+        query, key, value = (_batched(states, self.num_prompts) for states in next(parts))
+        yield _flat(scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling))
+        for batch in self.answers:
+            own_query, own_key, own_value = (_batched(states, batch.num_answers) for states in next(parts))
+            attended = scaled_dot_product_attention(
+                own_query,
+                torch.cat([key[batch.owner_A], own_key], dim=2),
+                torch.cat([value[batch.owner_A], own_value], dim=2),
+                attn_mask=batch.mask_LK,
+                scale=scaling,
+            )
+            yield _flat(attended)
+
+
+@dataclass(frozen=True, slots=True)
+class _DenseOrder:
+    """How a row's tokens are sorted into batches and back."""
+
+    batches: tuple[_PromptBatch, ...]
+    tokens: Tensor  # the row's tokens in the order of the batches; padding repeats a token
+    places_T: Tensor  # where each of the row's tokens stands in that order
 
 
 @dataclass(frozen=True)
@@ -99,30 +116,17 @@ class PackedLayout:
         return attended.transpose(1, 2)
 
     def _attend_dense(self, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        outputs: list[Tensor] = []
-        for span in self.spans:
-            prompt = slice(span.start, span.start + span.prompt_length)
-            outputs.append(
-                scaled_dot_product_attention(
-                    query[:, :, prompt], key[:, :, prompt], value[:, :, prompt], is_causal=True, scale=scaling
-                )
-            )
-        outputs += [block.attend(query, key, value, scaling) for block in self._blocks]
-        return torch.cat(outputs, dim=2).index_select(2, self._places_T)
+        order = self._dense_order
+        sizes = [size for batch in order.batches for size in batch.sizes()]
+        # One gather and one split: a slice of its own for each group would cost a whole row's gradient each.
+        sorted_states = [states[0].index_select(1, order.tokens).split(sizes, dim=1) for states in (query, key, value)]
+        parts = iter(list(zip(*sorted_states, strict=True)))
+        attended = [part for batch in order.batches for part in batch.attend(parts, scaling)]
+        return torch.cat(attended, dim=1).index_select(1, order.places_T)[None]
 
     @cached_property
-    def _blocks(self) -> tuple[_AnswerBlock, ...]:
-        return tuple(block for span in self.spans for block in _answer_blocks(span, self.device))
-
-    @cached_property
-    def _places_T(self) -> Tensor:
-        """Where `_attend_dense` put each token: prompts first, then answers block by block."""
-        prompts = [torch.arange(span.start, span.start + span.prompt_length) for span in self.spans]
-        answers = [
-            (block.places_GL if block.is_own_GL is None else block.places_GL[block.is_own_GL]).flatten().cpu()
-            for block in self._blocks
-        ]
-        return torch.argsort(torch.cat([*prompts, *answers])).to(self.device)
+    def _dense_order(self) -> _DenseOrder:
+        return _sort_into_batches(self.spans, self.device)
 
     @cached_property
     def token_owners(self) -> tuple[Tensor, Tensor]:
@@ -241,34 +245,57 @@ def _attend_equal(query: Tensor, key: Tensor, value: Tensor, length: int, scalin
     return attended.transpose(0, 1).reshape(1, heads, -1, size)
 
 
-def _answer_blocks(span: Span, device: torch.device) -> list[_AnswerBlock]:
-    start = span.start + span.prompt_length
-    answers: list[tuple[int, int]] = []  # start and length
-    for length in span.answer_lengths:
-        answers.append((start, length))
-        start += length
-    blocks: list[list[tuple[int, int]]] = []
-    for start, length in sorted(answers, key=itemgetter(1), reverse=True):
-        if not blocks or length < MIN_SHARE_OF_LONGEST * blocks[-1][0][1]:
-            blocks.append([])
-        blocks[-1].append((start, length))
-    return [_make_block(span, block, device) for block in blocks]
+def _sort_into_batches(spans: Sequence[Span], device: torch.device) -> _DenseOrder:
+    by_length: dict[int, list[Span]] = {}
+    for span in spans:
+        by_length.setdefault(span.prompt_length, []).append(span)
+    batches: list[_PromptBatch] = []
+    tokens: list[Tensor] = []
+    is_own: list[Tensor] = []
+    for length, group in by_length.items():
+        starts_P1 = torch.tensor([[span.start] for span in group])
+        tokens.append((starts_P1 + torch.arange(length)).flatten())
+        is_own.append(torch.ones(len(group) * length, dtype=torch.bool))
+        answers: list[_AnswerBatch] = []
+        for batch in _similar_answers(group):
+            owners, starts, lengths = (torch.tensor(column) for column in zip(*batch, strict=True))
+            longest = int(lengths[0])
+            offsets_L = torch.arange(longest)
+            tokens.append((starts[:, None] + torch.minimum(offsets_L, lengths[:, None] - 1)).flatten())
+            is_own.append((offsets_L < lengths[:, None]).flatten())
+            mask_LK = torch.ones(longest, length + longest, dtype=torch.bool).tril(length)
+            answers.append(_AnswerBatch(owners.to(device), len(batch), longest, mask_LK.to(device)))
+        batches.append(_PromptBatch(len(group), length, tuple(answers)))
+    order, own = torch.cat(tokens), torch.nonzero(torch.cat(is_own)).squeeze(1)
+    places_T = own[torch.argsort(order[own])]
+    return _DenseOrder(tuple(batches), order.to(device), places_T.to(device))
 
 
-def _make_block(span: Span, answers: list[tuple[int, int]], device: torch.device) -> _AnswerBlock:
-    starts_G1 = torch.tensor([[start] for start, _ in answers])
-    lengths_G1 = torch.tensor([[length] for _, length in answers])
-    longest = answers[0][1]
-    offsets_1L = torch.arange(longest)[None]
-    is_own_GL = offsets_1L < lengths_G1
-    places_GL = starts_G1 + torch.minimum(offsets_1L, lengths_G1 - 1)
-    mask_LK = torch.ones(longest, span.prompt_length + longest, dtype=torch.bool).tril(span.prompt_length)
-    return _AnswerBlock(
-        prompt=slice(span.start, span.start + span.prompt_length),
-        places_GL=places_GL.to(device),
-        is_own_GL=None if bool(is_own_GL.all()) else is_own_GL.to(device),
-        mask_LK=mask_LK.to(device),
-    )
+def _similar_answers(spans: Sequence[Span]) -> list[list[tuple[int, int, int]]]:
+    """Owner, start and length of all answers, the longest first, cut where they become much shorter."""
+    answers: list[tuple[int, int, int]] = []
+    for owner, span in enumerate(spans):
+        start = span.start + span.prompt_length
+        for length in span.answer_lengths:
+            answers.append((owner, start, length))
+            start += length
+    batches: list[list[tuple[int, int, int]]] = []
+    for answer in sorted(answers, key=itemgetter(2), reverse=True):
+        if not batches or answer[2] < MIN_SHARE_OF_LONGEST * batches[-1][0][2]:
+            batches.append([])
+        batches[-1].append(answer)
+    return batches
+
+
+def _batched(states: Tensor, number: int) -> Tensor:
+    """(H, number * length, D) -> (number, H, length, D)."""
+    heads, _, size = states.shape
+    return states.view(heads, number, -1, size).transpose(0, 1)
+
+
+def _flat(states: Tensor) -> Tensor:
+    """(number, H, length, D) -> (H, number * length, D)."""
+    return states.transpose(0, 1).flatten(1, 2)
 
 
 def _repeat_heads(states: Tensor, num_heads: int) -> Tensor:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,60 +20,80 @@ from sightline.types import ImageRef
 
 MAX_INPUT_BYTES = 2 * 2**30
 MAX_FEATURE_BYTES = 2 * 2**30
+Kept = TypeVar("Kept")
+
 MAX_TOKENS_A_PASS = 16384  # of features; bounds the vision tower's activations
 
 
+class _BoundedCache(Generic[Kept]):
+    """Values by digest; the least recently used leave while there are too many bytes, the newest never does."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._kept: OrderedDict[str, tuple[Kept, int]] = OrderedDict()
+
+    def get(self, digest: str) -> Kept | None:
+        """The value, now the most recently used; None if it is not there."""
+        if digest not in self._kept:
+            return None
+        self._kept.move_to_end(digest)
+        return self._kept[digest][0]
+
+    def put(self, digest: str, value: Kept, num_bytes: int) -> None:
+        """Keep a value that was not there."""
+        assert digest not in self._kept
+        self._kept[digest] = (value, num_bytes)
+        self._num_bytes += num_bytes
+        while self._num_bytes > self._max_bytes and len(self._kept) > 1:
+            _, (_, freed) = self._kept.popitem(last=False)
+            self._num_bytes -= freed
+
+
 class ImageInputCache:
-    """Preprocessed images by digest; the least recently used leave when there are too many bytes."""
+    """Preprocessed images by digest, made in worker threads; bounded in bytes."""
 
     def __init__(self, family: Family, store: ImageStore, *, max_bytes: int = MAX_INPUT_BYTES) -> None:
         self._family = family
         self._store = store
-        self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._futures: OrderedDict[str, Future[ImageInputs]] = OrderedDict()
+        self._kept = _BoundedCache[ImageInputs](max_bytes)
+        self._pending: dict[str, Future[ImageInputs]] = {}
         self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preprocess")
         self.num_preprocessed = 0
 
     def prefetch(self, images: Iterable[ImageRef]) -> None:
         """Start to preprocess images that are wanted soon."""
-        for image in images:
-            self._submit(image)
+        with self._lock:
+            for image in images:
+                if self._kept.get(image.digest) is None:
+                    self._start(image)
 
     def get(self, image: ImageRef) -> ImageInputs:
         """One preprocessed image; raises DataError if it can't be decoded."""
-        inputs = self._submit(image).result()
-        self._evict()
+        with self._lock:
+            kept = self._kept.get(image.digest)
+            if kept is not None:
+                return kept
+            future = self._start(image)
+        try:
+            inputs = future.result()
+        finally:
+            with self._lock:
+                is_first = self._pending.pop(image.digest, None) is not None
+        if is_first:
+            with self._lock:
+                self.num_preprocessed += 1
+                self._kept.put(image.digest, inputs, inputs.num_bytes)
         return inputs
 
-    def _submit(self, image: ImageRef) -> Future[ImageInputs]:
-        with self._lock:
-            future = self._futures.get(image.digest)
-            if future is None:
-                future = self._workers.submit(self._preprocess, image)
-                self._futures[image.digest] = future
-            self._futures.move_to_end(image.digest)
-            return future
+    def _start(self, image: ImageRef) -> Future[ImageInputs]:
+        if image.digest not in self._pending:
+            self._pending[image.digest] = self._workers.submit(self._preprocess, image)
+        return self._pending[image.digest]
 
     def _preprocess(self, image: ImageRef) -> ImageInputs:
-        inputs = self._family.preprocess(self._store.open(image))
-        with self._lock:
-            self.num_preprocessed += 1
-        return inputs
-
-    def _evict(self) -> None:
-        with self._lock:
-            finished = {
-                digest: future.result().num_bytes
-                for digest, future in self._futures.items()
-                if future.done() and future.exception() is None
-            }
-            num_bytes = sum(finished.values())
-            for digest, size in finished.items():
-                if num_bytes <= self._max_bytes or len(self._futures) == 1:
-                    return
-                del self._futures[digest]
-                num_bytes -= size
+        return self._family.preprocess(self._store.open(image))
 
 
 class VisionEncoder:
@@ -83,7 +104,7 @@ class VisionEncoder:
         self._model = model
         self._inputs = inputs
         self._is_frozen = is_frozen
-        self._kept: OrderedDict[str, Tensor] = OrderedDict()
+        self._kept = _BoundedCache[Tensor](MAX_FEATURE_BYTES)
         self.num_encoded = 0
 
     @property
@@ -94,7 +115,8 @@ class VisionEncoder:
     def encode(self, images: Iterable[ImageRef]) -> dict[str, Tensor]:
         """Features (M, D) of each distinct image, by digest; with gradient if autograd is on and the tower learns."""
         distinct = {image.digest: image for image in images}
-        features = {digest: self._kept[digest] for digest in distinct if digest in self._kept}
+        kept = {digest: self._kept.get(digest) for digest in distinct}
+        features = {digest: tensor for digest, tensor in kept.items() if tensor is not None}
         missing = [image for digest, image in distinct.items() if digest not in features]
         self._inputs.prefetch(missing)
         for part in self._parts(missing):
@@ -102,9 +124,10 @@ class VisionEncoder:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_frozen):
                 encoded = self._family.encode_images(self._model, inputs)
             self.num_encoded += len(part)
-            features |= {image.digest: tensor for image, tensor in zip(part, encoded, strict=True)}
-        if self._is_frozen:
-            self._keep(features)
+            for image, tensor in zip(part, encoded, strict=True):
+                features[image.digest] = tensor
+                if self._is_frozen:
+                    self._kept.put(image.digest, tensor, tensor.numel() * tensor.element_size())
         return features
 
     def _parts(self, images: Sequence[ImageRef]) -> list[Sequence[ImageRef]]:
@@ -116,15 +139,3 @@ class VisionEncoder:
                 num_tokens = 0
             num_tokens += tokens
         return [images[first:last] for first, last in pairwise([*bounds, len(images)]) if first < last]
-
-    def _keep(self, features: dict[str, Tensor]) -> None:
-        for digest, tensor in features.items():
-            self._kept[digest] = tensor
-            self._kept.move_to_end(digest)
-        sizes = {digest: tensor.numel() * tensor.element_size() for digest, tensor in self._kept.items()}
-        num_bytes = sum(sizes.values())
-        for digest, size in sizes.items():
-            if num_bytes <= MAX_FEATURE_BYTES or len(self._kept) == 1:
-                return
-            del self._kept[digest]
-            num_bytes -= size
