@@ -5,6 +5,7 @@ Shapes: P prompts of a wave, B live answers, T tokens, V vocabulary, L most resp
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from sightline.models.precision import forward_precision
 from sightline.rollout.decoding import DecodePlan, PrefillPlan
 from sightline.rollout.engine import Sampling
 from sightline.rollout.sampling import draw_tokens, rollout_generator, token_logprobs
+from sightline.rollout.threads import threads_worth
 from sightline.types import Prompt, Rollout
 
 PREFILL_TOKENS = 8192  # tokens of one packed row of prompts
@@ -66,6 +68,8 @@ class TransformersEngine:
         self._max_sequences = max_sequences
         self._policy_version = policy_version
         self._device = model.device
+        decoder = cast("PreTrainedModel", model.get_decoder())
+        self._num_weights = sum(weight.numel() for weight in decoder.parameters())  # that a token meets
         self._forbidden = torch.tensor(family.forbidden_token_ids, device=self._device)
         self._end = torch.tensor(family.end_token_ids, device=self._device)
 
@@ -108,7 +112,8 @@ class TransformersEngine:
                 for index in range(sampling.group_size)
             ]
         )
-        answers = self._decode(prefill, prompt_of_answer_B, uniforms_BL, sampling)
+        with threads_worth(2 * self._num_weights * len(prompt_of_answer_B), self._device):
+            answers = self._decode(prefill, prompt_of_answer_B, uniforms_BL, sampling)
         return self._as_groups(prompts, answers, sampling)
 
     def _prefill(self, prompts: Sequence[Prompt]) -> _Prefill:
