@@ -19,7 +19,7 @@ from sightline.models.precision import forward_precision
 from sightline.rollout.decoding import DecodePlan, PrefillPlan
 from sightline.rollout.engine import Sampling
 from sightline.rollout.sampling import draw_tokens, rollout_generator, token_logprobs
-from sightline.rollout.threads import threads_worth
+from sightline.rollout.threads import run_steps
 from sightline.types import Prompt, Rollout
 
 PREFILL_TOKENS = 8192  # tokens of one packed row of prompts
@@ -112,8 +112,11 @@ class TransformersEngine:
                 for index in range(sampling.group_size)
             ]
         )
-        with threads_worth(2 * self._num_weights * len(prompt_of_answer_B), self._device):
-            answers = self._decode(prefill, prompt_of_answer_B, uniforms_BL, sampling)
+        answers = run_steps(
+            lambda: self._decode(prefill, prompt_of_answer_B, uniforms_BL, sampling),
+            flops_a_step=2 * self._num_weights * len(prompt_of_answer_B),
+            device=self._device,
+        )
         return self._as_groups(prompts, answers, sampling)
 
     def _prefill(self, prompts: Sequence[Prompt]) -> _Prefill:

@@ -1,31 +1,33 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from sightline.rollout.threads import MIN_FLOPS_FOR_THREADS, threads_worth
+from sightline.rollout.threads import MIN_FLOPS_FOR_THREADS, run_steps
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def two_threads() -> None:
+def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
 
-def test_a_small_step_runs_on_one_thread_and_the_number_comes_back() -> None:
-    with threads_worth(MIN_FLOPS_FOR_THREADS / 2, CPU):
-        assert torch.get_num_threads() == 1
+def test_small_steps_run_on_one_thread_without_gradients_and_the_caller_keeps_its_two() -> None:
+    def steps() -> tuple[int, bool]:
+        return torch.get_num_threads(), torch.is_grad_enabled()
+
+    assert run_steps(steps, flops_a_step=MIN_FLOPS_FOR_THREADS / 2, device=CPU) == (1, False)
     assert torch.get_num_threads() == 2
 
 
-def test_a_large_step_keeps_its_threads() -> None:
-    with threads_worth(MIN_FLOPS_FOR_THREADS, CPU):
-        assert torch.get_num_threads() == 2
+def test_large_steps_keep_their_threads() -> None:
+    assert run_steps(torch.get_num_threads, flops_a_step=MIN_FLOPS_FOR_THREADS, device=CPU) == 2
 
 
-def test_the_number_of_threads_comes_back_after_an_error() -> None:
-    with pytest.raises(ZeroDivisionError), threads_worth(1.0, CPU):
-        _ = 1 / 0
-    assert torch.get_num_threads() == 2
+def test_an_error_in_a_small_step_reaches_the_caller() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_steps(lambda: 1 / 0, flops_a_step=1.0, device=CPU)
