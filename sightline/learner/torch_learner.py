@@ -128,7 +128,7 @@ class TorchLearner:
                 plan=row.layout,
             )
             return chunked_logprobs(
-                hidden_1TD[0, row.predictors_N],
+                hidden_1TD[0].index_select(0, row.predictors_N),  # indexing would add gradients in any order
                 self._family.output_head(model),
                 batch.token_ids_N[row.tokens_N].to(self._device),
                 self._forbidden,

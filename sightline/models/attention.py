@@ -75,8 +75,8 @@ class _PromptBatch:
             own_query, own_key, own_value = (_batched(states, batch.num_answers) for states in next(parts))
             attended = scaled_dot_product_attention(
                 own_query,
-                torch.cat([key[batch.owner_A], own_key], dim=2),
-                torch.cat([value[batch.owner_A], own_value], dim=2),
+                torch.cat([key.index_select(0, batch.owner_A), own_key], dim=2),
+                torch.cat([value.index_select(0, batch.owner_A), own_value], dim=2),
                 attn_mask=batch.mask_LK,
                 scale=scaling,
             )
@@ -231,11 +231,13 @@ def _varlen_by_length(query: Tensor, key: Tensor, value: Tensor, starts: Tensor,
         order_by_length.setdefault(length, []).append(torch.arange(start, start + length))
     order = {length: torch.cat(parts).to(query.device) for length, parts in order_by_length.items()}
     attended = [
-        _attend_equal(query[:, :, index], key[:, :, index], value[:, :, index], length, scaling)
+        _attend_equal(
+            query.index_select(2, index), key.index_select(2, index), value.index_select(2, index), length, scaling
+        )
         for length, index in order.items()
     ]
     places = torch.argsort(torch.cat(list(order.values())))
-    return torch.cat(attended, dim=2)[:, :, places]
+    return torch.cat(attended, dim=2).index_select(2, places)
 
 
 def _attend_equal(query: Tensor, key: Tensor, value: Tensor, length: int, scaling: float) -> Tensor:
