@@ -1,5 +1,6 @@
 # `make quickstart`, `make test` and `make check` need Python 3.11 (with venv) and gcc; the rest comes from the locks.
 PYTHON ?= python3.11
+SEED ?= 0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -8,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-ha
 .PHONY: quickstart test check format docs lock clean
 
 quickstart: $(INSTALLED)
-	$(BIN)/sightline quickstart
+	$(BIN)/sightline quickstart --seed $(SEED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest

@@ -15,8 +15,6 @@ from sightline.section import Section
 class RolloutConfig(Section):
     """How answers are sampled."""
 
-    engine: Literal["auto", "transformers"] = "auto"
-    """What generates; auto takes the fastest engine that is installed."""
     prompts_per_step: int = Field(default=16, ge=1)
     """Problems per training step."""
     group_size: int = Field(default=8, ge=1)
