@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"  # tests load local folders only
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,12 @@ def tiny(request: pytest.FixtureRequest, tiny_folders: dict[str, Path]) -> TinyM
 def tiny_qwen(tiny_folders: dict[str, Path]) -> TinyModel:
     """The tiny Qwen2.5-VL, freshly loaded."""
     return load_tiny(tiny_folders["qwen2_5_vl"])
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """torch computes on two threads during the test, whatever the environment says."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)

@@ -1,6 +1,5 @@
 """Invariant 6 on two threads: the same update gives the same bits, whatever order threads finish in."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,7 @@ from sightline.config import LearnerConfig
 from sightline.learner.torch_learner import TorchLearner
 from tests.fakes import load_tiny, make_batch, random_answers
 
-
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "smolvlm"])

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -8,12 +6,7 @@ from sightline.rollout.threads import MIN_FLOPS_FOR_THREADS, run_steps
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 def test_small_steps_run_on_one_thread_without_gradients_and_the_caller_keeps_its_two() -> None:
