@@ -84,3 +84,6 @@ class ScoredRollout:
     extracted_answer: str | None  # the span that was graded; None: there was none
     is_correct: bool | None  # None: could not be scored
     unscored_reason: str | None = None
+    contributions: Mapping[str, float] = field(default_factory=dict[str, float])
+    # by component name: its value, or 0 where the one that it requires is not 1; `reward` is their weighted sum;
+    # empty if unscored

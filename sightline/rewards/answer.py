@@ -1,4 +1,4 @@
-"""Where a response's final answer stands: the last `<answer>...</answer>` after its thinking."""
+"""Where a response's thinking and its final answer stand: the last `<answer>...</answer>` after its thinking."""
 
 import re
 
@@ -17,14 +17,20 @@ def extract_answer(text: str) -> str | None:
 
 def has_thinking(text: str) -> bool:
     """Whether a closed think block that is not blank precedes the answer; False without an answer."""
-    answer, has_thought = _read(text)
-    return answer is not None and has_thought
+    answer, thoughts = _read(text)
+    return answer is not None and any(thought.strip() for thought in thoughts)
 
 
-def _read(text: str) -> tuple[str | None, bool]:
-    """The answer, and whether a closed think block had content."""
+def count_thinking_words(text: str) -> int:
+    """Words in all closed think blocks, with or without an answer; a word is a run without whitespace or tags."""
+    _, thoughts = _read(text)
+    return sum(len(_TAG.sub(" ", thought).split()) for thought in thoughts)
+
+
+def _read(text: str) -> tuple[str | None, list[str]]:
+    """The answer, and the content of each closed think block that is within no other."""
     answer: str | None = None
-    has_thought = False
+    thoughts: list[str] = []
     num_open_thinks = 0
     think_start = 0
     answer_start: int | None = None  # None: the tag before was no <answer>
@@ -36,14 +42,10 @@ def _read(text: str) -> tuple[str | None, bool]:
             num_open_thinks += 1
         elif tag == "</think>":
             if num_open_thinks == 1:
-                has_thought |= not _is_blank(text, think_start, match.start())
+                thoughts.append(text[think_start : match.start()])
             num_open_thinks = max(0, num_open_thinks - 1)
             answer = None  # what stood before this tag was thinking
         elif tag == "</answer>" and answer_start is not None and num_open_thinks == 0:
             answer = text[answer_start : match.start()].strip()
         answer_start = match.end() if tag == "<answer>" else None
-    return (answer if num_open_thinks == 0 else None), has_thought
-
-
-def _is_blank(text: str, start: int, stop: int) -> bool:
-    return not text[start:stop].strip()
+    return (answer if num_open_thinks == 0 else None), thoughts

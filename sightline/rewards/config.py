@@ -1,46 +1,38 @@
 """The recipe's section that says what is rewarded."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from sightline.rewards import ACCURACY, COMPONENTS, FORMAT
+from sightline.rewards import COMPONENTS, ComponentConfig
+from sightline.rewards.component import Grader
+from sightline.rewards.exact import Accuracy
+from sightline.rewards.format import Format
 from sightline.section import Section
 
 
-class ComponentConfig(Section):
-    """One reward component and its part in the sum."""
-
-    name: str
-    """`accuracy` (the answer is the gold one) or `format` (a think block, then an answer block)."""
-    weight: float = Field(allow_inf_nan=False)
-    """Factor of the component's value in the reward; negative for a penalty, never 0."""
-    requires: str | None = None
-    """Another component of the list; unless its own value is 1, this one adds nothing to the reward."""
-
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, name: str) -> str:
-        if name not in COMPONENTS:
-            raise ValueError(f"no reward component is called {name!r}; {_suggestion(name, COMPONENTS)}")
-        return name
-
-    @field_validator("weight")
-    @classmethod
-    def _check_weight(cls, weight: float) -> float:
-        if weight == 0:
-            raise ValueError("weight is 0, so the component would have no effect; leave the component out")
-        return weight
+def _check_name(component: Any) -> Any:
+    """Raise ValueError, with the nearest name, for a mapping that names no component."""
+    if not isinstance(component, Mapping):
+        return component
+    options = cast("Mapping[str, Any]", component)
+    if "name" not in options:
+        raise ValueError(f"a reward component needs a `name`; {_suggestion('', COMPONENTS)}")
+    name = str(options["name"])
+    if name not in COMPONENTS:
+        raise ValueError(f"no reward component is called {name!r}; {_suggestion(name, COMPONENTS)}")
+    return options
 
 
 class RewardConfig(Section):
     """The reward of an answer: the weighted sum of its components."""
 
-    components: tuple[ComponentConfig, ...] = Field(
+    components: tuple[Annotated[ComponentConfig, BeforeValidator(_check_name)], ...] = Field(
         default=(
-            ComponentConfig(name=FORMAT, weight=0.1),
-            ComponentConfig(name=ACCURACY, weight=0.9, requires=FORMAT),
+            Format(name="format", weight=0.1),
+            Accuracy(name="accuracy", weight=0.9, requires="format"),
         ),
         min_length=1,
     )
@@ -62,8 +54,16 @@ class RewardConfig(Section):
             _check_no_cycle(name, requires)
         return self
 
+    def weights(self) -> dict[str, float]:
+        """Each component's weight by its name, in the recipe's order."""
+        return {component.name: component.weight for component in self.components}
 
-def _check_no_cycle(name: str, requires: dict[str, str | None]) -> None:
+    def graders(self, max_response_tokens: int | None) -> dict[str, Grader]:
+        """What grades answers sampled under this limit, by component name. Raises ConfigError if it doesn't fit."""
+        return {component.name: component.grader(max_response_tokens) for component in self.components}
+
+
+def _check_no_cycle(name: str, requires: Mapping[str, str | None]) -> None:
     """Raise ValueError if following `requires` from `name` meets a component a second time."""
     path = [name]
     while (following := requires[path[-1]]) is not None:

@@ -3,10 +3,12 @@
 import re
 import unicodedata
 from decimal import Decimal
+from typing import Literal
 
 from sightline.errors import DataError
 from sightline.rewards.answer import extract_answer
-from sightline.types import Problem
+from sightline.rewards.component import Component, Grader
+from sightline.types import Problem, Rollout
 
 _SPACES = re.compile(r"\s+")
 _INTEGER = r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)"
@@ -37,9 +39,21 @@ def exact_match(answer_span: str | None, gold: str) -> bool:
     return number is not None and number == gold_number
 
 
-def accuracy_component(text: str, problem: Problem) -> float:
+def accuracy_reward(text: str, problem: Problem) -> float:
     """1.0 if the response's answer span matches the problem's gold answer, else 0.0."""
     return float(exact_match(extract_answer(text), problem.answer))
+
+
+class Accuracy(Component[Literal["accuracy"]]):
+    """1 if the answer is the gold one, else 0."""
+
+    def grader(self, max_response_tokens: int | None) -> Grader:  # noqa: ARG002 (others depend on it)
+        """By the answer span alone."""
+
+        def grade(rollout: Rollout) -> float:
+            return accuracy_reward(rollout.text, rollout.prompt.problem)
+
+        return grade
 
 
 def _normalize(text: str) -> str:

@@ -1,6 +1,9 @@
 """Whether a response has the R1 form: `<think>...</think>`, then `<answer>...</answer>`, and nothing else."""
 
-from sightline.types import Problem
+from typing import Literal
+
+from sightline.rewards.component import Component, Grader
+from sightline.types import Rollout
 
 _THINK, _END_THINK, _ANSWER, _END_ANSWER = _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
@@ -25,6 +28,13 @@ def format_reward(text: str) -> float:
     return float(bool(thinking.strip()) and not between.strip() and bool(content.strip()))
 
 
-def format_component(text: str, problem: Problem) -> float:  # noqa: ARG001 (every component does)
-    """`format_reward` as a reward component."""
-    return format_reward(text)
+class Format(Component[Literal["format"]]):
+    """1 if the response is one think block, then one answer block, else 0."""
+
+    def grader(self, max_response_tokens: int | None) -> Grader:  # noqa: ARG002 (others depend on it)
+        """By the text alone."""
+
+        def grade(rollout: Rollout) -> float:
+            return format_reward(rollout.text)
+
+        return grade

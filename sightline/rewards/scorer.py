@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
 from sightline.errors import DataError
-from sightline.rewards import ACCURACY, COMPONENTS
+from sightline.rewards import ACCURACY
 from sightline.rewards.answer import extract_answer, has_thinking
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.exact import exact_match
@@ -19,17 +19,23 @@ _MAX_REASON_CHARS = 200
 
 
 class Scorer:
-    """Grades rollouts by the components of a recipe."""
+    """Grades rollouts by the components of a recipe.
 
-    def __init__(self, config: RewardConfig) -> None:
+    `max_response_tokens` is the limit under which they are sampled. Raises ConfigError if a component's options don't
+    fit it, or if a component needs it and it is None.
+    """
+
+    def __init__(self, config: RewardConfig, max_response_tokens: int | None = None) -> None:
         self._components = config.components
+        self._graders = config.graders(max_response_tokens)
 
     def score(self, groups: Sequence[Sequence[Rollout]]) -> list[list[ScoredRollout]]:
-        """Grade each rollout by its text, in order.
+        """Grade each rollout, in order.
 
-        `rewards` holds each component's own value, before weight and gate; `reward` the weighted sum of those
-        whose required component is 1. A component that raises, or gives no finite number, leaves its rollout
-        unscored: `reward` and `is_correct` are None, and `unscored_reason` names the first that failed.
+        `rewards` holds each component's own value, before weight and gate; `contributions` the same with 0 for those
+        whose required component is not 1; `reward` the weighted sum of these. A component that raises, or gives no
+        finite number, leaves its rollout unscored: `reward` and `is_correct` are None, and `unscored_reason` names
+        the first that failed.
         """
         return [[self._score(rollout) for rollout in group] for group in groups]
 
@@ -38,7 +44,7 @@ class Scorer:
         reason: str | None = None
         for component in self._components:
             try:
-                rewards[component.name] = _finite(COMPONENTS[component.name](rollout.text, rollout.prompt.problem))
+                rewards[component.name] = _finite(self._graders[component.name](rollout))
             except Exception as error:  # noqa: BLE001 (anybody's code; must not end the run)
                 reason = reason or _reason(component.name, error)
         extracted_answer = extract_answer(rollout.text)
@@ -52,20 +58,23 @@ class Scorer:
                 is_correct=None,
                 unscored_reason=reason,
             )
+        contributions = self._contributions(rewards)
         return ScoredRollout(
             rollout=rollout,
             rewards=rewards,
-            reward=self._weighted_sum(rewards),
+            contributions=contributions,
+            reward=math.fsum(component.weight * contributions[component.name] for component in self._components),
             extracted_answer=extracted_answer,
             is_correct=_is_correct(rewards, extracted_answer, rollout.prompt.problem.answer),
         )
 
-    def _weighted_sum(self, rewards: Mapping[str, float]) -> float:
-        return math.fsum(
-            component.weight * rewards[component.name]
-            for component in self._components
+    def _contributions(self, rewards: Mapping[str, float]) -> dict[str, float]:
+        return {
+            component.name: rewards[component.name]
             if component.requires is None or rewards[component.requires] == 1.0
-        )
+            else 0.0
+            for component in self._components
+        }
 
 
 def reward_metrics(groups: Sequence[Sequence[ScoredRollout]]) -> dict[str, float]:

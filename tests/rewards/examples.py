@@ -2,7 +2,12 @@
 
 from typing import Literal
 
+from sightline.rewards.config import RewardConfig
 from sightline.types import Message, Problem, Prompt, Rollout
+
+
+def config_of(*components: dict[str, object]) -> RewardConfig:
+    return RewardConfig.model_validate({"components": components})
 
 
 def problem(*, answer: str = "3") -> Problem:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.errors import DataError
-from sightline.rewards.exact import accuracy_component, exact_match
+from sightline.rewards.exact import accuracy_reward, exact_match
 
 from .examples import problem
 
@@ -114,7 +114,7 @@ def test_a_number_matches_itself_however_it_is_written(number: object) -> None:
     assert exact_match(f"{number:+,.5f}", str(number))
 
 
-def test_the_accuracy_component_grades_the_answer_span_alone() -> None:
-    assert accuracy_component("<think>4</think><answer>3</answer>", problem(answer="3")) == 1.0
-    assert accuracy_component("<think>3</think><answer>4</answer>", problem(answer="3")) == 0.0
-    assert accuracy_component("3", problem(answer="3")) == 0.0
+def test_the_accuracy_reward_grades_the_answer_span_alone() -> None:
+    assert accuracy_reward("<think>4</think><answer>3</answer>", problem(answer="3")) == 1.0
+    assert accuracy_reward("<think>3</think><answer>4</answer>", problem(answer="3")) == 0.0
+    assert accuracy_reward("3", problem(answer="3")) == 0.0

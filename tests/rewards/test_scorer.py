@@ -3,12 +3,14 @@ import math
 
 import pytest
 
-from sightline.rewards import COMPONENTS
-from sightline.rewards.config import ComponentConfig, RewardConfig
+from sightline.errors import ConfigError
+from sightline.rewards.component import Grader
+from sightline.rewards.config import RewardConfig
+from sightline.rewards.exact import Accuracy
 from sightline.rewards.scorer import Scorer, reward_metrics
-from sightline.types import Problem, ScoredRollout
+from sightline.types import Rollout, ScoredRollout
 
-from .examples import rollout
+from .examples import config_of, rollout
 
 RIGHT = "<think>one two three</think><answer>3</answer>"
 WRONG = "<think>one two</think><answer>2</answer>"
@@ -21,16 +23,16 @@ def score_one(text: str, config: RewardConfig | None = None, *, answer: str = "3
     return scored
 
 
-def failing(text: str, problem: Problem) -> float:
+def use_as_accuracy(monkeypatch: pytest.MonkeyPatch, grade: Grader) -> None:
+    monkeypatch.setattr(Accuracy, "grader", lambda self, max_response_tokens: grade)
+
+
+def failing(rollout: Rollout) -> float:
     raise ValueError("no\n such\t\tverdict " + "x" * 500)
 
 
-def not_finite(text: str, problem: Problem) -> float:
+def not_finite(rollout: Rollout) -> float:
     return math.nan
-
-
-def half(text: str, problem: Problem) -> float:
-    return 0.5
 
 
 @pytest.mark.parametrize(
@@ -56,15 +58,62 @@ def test_correctness_ignores_the_gate() -> None:
     assert score_one(WRONG).is_correct is False
 
 
-def test_a_gate_opens_at_one_and_not_below(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMPONENTS, "half", half)
-    config = RewardConfig(
-        components=(
-            ComponentConfig(name="half", weight=2.0),
-            ComponentConfig(name="accuracy", weight=1.0, requires="half"),
-        )
+@pytest.mark.parametrize(("max_words", "value", "reward"), [(3, 1.0, 2.0 + 1.0), (6, 0.5, 2.0 * 0.5)])
+def test_a_gate_opens_at_one_and_not_below(max_words: int, value: float, reward: float) -> None:
+    config = config_of(
+        {"name": "thinking_words", "weight": 2.0, "max_words": max_words},
+        {"name": "accuracy", "weight": 1.0, "requires": "thinking_words"},
     )
-    assert score_one(RIGHT, config).reward == 1.0
+    scored = score_one(RIGHT, config)
+    assert scored.rewards == {"thinking_words": value, "accuracy": 1.0}
+    assert scored.reward == reward
+
+
+def test_a_contribution_is_the_value_or_nothing_while_the_gate_is_shut() -> None:
+    assert score_one(RIGHT).contributions == {"format": 1.0, "accuracy": 1.0}
+    assert score_one(RIGHT_WITHOUT_FORMAT).contributions == {"format": 0.0, "accuracy": 0.0}
+    assert score_one(RIGHT_WITHOUT_FORMAT).rewards == {"format": 0.0, "accuracy": 1.0}
+
+
+def test_the_reward_is_the_sum_of_contributions_times_weights() -> None:
+    config = config_of(
+        {"name": "thinking_words", "weight": 0.25, "max_words": 4},
+        {"name": "accuracy", "weight": 2.0},
+        {"name": "format", "weight": -0.5, "requires": "accuracy"},
+    )
+    scored = score_one(RIGHT, config)
+    assert scored.contributions == {"thinking_words": 0.75, "accuracy": 1.0, "format": 1.0}
+    assert config.weights() == {"thinking_words": 0.25, "accuracy": 2.0, "format": -0.5}
+    assert scored.reward == 0.25 * 0.75 + 2.0 - 0.5
+
+
+def test_an_unscored_rollout_has_no_contributions(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_as_accuracy(monkeypatch, failing)
+    assert score_one(RIGHT).contributions == {}
+
+
+def test_a_component_that_needs_the_limit_is_refused_without_it() -> None:
+    config = config_of({"name": "overlong", "weight": 1.0, "buffer_tokens": 4})
+    with pytest.raises(ConfigError, match="'overlong' needs max_response_tokens"):
+        Scorer(config)
+    [[scored]] = Scorer(config, max_response_tokens=16).score([[rollout(RIGHT, num_tokens=15)]])
+    assert scored.reward == -0.75
+
+
+def test_correctness_does_not_depend_on_length_components() -> None:
+    shaping = [
+        {"name": "overlong", "weight": 5.0, "buffer_tokens": 10},
+        {"name": "length_linear", "weight": 5.0, "short_tokens": 0, "long_tokens": 1},
+        {"name": "truncated", "weight": -5.0},
+        {"name": "cosine", "weight": 5.0},
+        {"name": "thinking_words", "weight": 5.0},
+    ]
+    for components in ([*shaping, {"name": "accuracy", "weight": 0.1}], shaping):
+        scorer = Scorer(config_of(*components), max_response_tokens=16)
+        [group] = scorer.score(
+            [[rollout(RIGHT, num_tokens=16, finish_reason="length"), rollout(WRONG, num_tokens=1), rollout(RIGHT)]]
+        )
+        assert [scored.is_correct for scored in group] == [True, False, True]
 
 
 def test_the_graded_span_is_kept() -> None:
@@ -73,7 +122,7 @@ def test_the_graded_span_is_kept() -> None:
 
 
 def test_without_an_accuracy_component_correctness_is_still_known() -> None:
-    config = RewardConfig(components=(ComponentConfig(name="format", weight=1.0),))
+    config = config_of({"name": "format", "weight": 1.0})
     assert score_one(RIGHT, config).is_correct is True
     assert score_one(WRONG, config).is_correct is False
     assert score_one(RIGHT, config).reward == 1.0
@@ -81,7 +130,7 @@ def test_without_an_accuracy_component_correctness_is_still_known() -> None:
 
 
 def test_without_accuracy_component_and_gold_the_reward_stands_and_correctness_is_unknown() -> None:
-    config = RewardConfig(components=(ComponentConfig(name="format", weight=1.0),))
+    config = config_of({"name": "format", "weight": 1.0})
     scored = score_one(RIGHT, config, answer="")
     assert (scored.reward, scored.is_correct) == (1.0, None)
 
@@ -91,9 +140,9 @@ def test_without_accuracy_component_and_gold_the_reward_stands_and_correctness_i
     [(failing, "accuracy: ValueError: no such verdict xxx"), (not_finite, "accuracy: ValueError: ")],
 )
 def test_a_component_that_fails_leaves_the_rollout_unscored(
-    monkeypatch: pytest.MonkeyPatch, component: object, reason: str
+    monkeypatch: pytest.MonkeyPatch, component: Grader, reason: str
 ) -> None:
-    monkeypatch.setitem(COMPONENTS, "accuracy", component)
+    use_as_accuracy(monkeypatch, component)
     scored = score_one(RIGHT)
     assert scored.reward is None
     assert scored.is_correct is None
@@ -105,11 +154,11 @@ def test_a_component_that_fails_leaves_the_rollout_unscored(
 
 
 def test_one_rollout_that_fails_does_not_touch_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails_on_two(text: str, problem: Problem) -> float:
-        return 1 / (2 - text.count("two"))
+    def fails_on_two(rollout: Rollout) -> float:
+        return 1 / (2 - rollout.text.count("two"))
 
-    monkeypatch.setitem(COMPONENTS, "accuracy", fails_on_two)
-    config = RewardConfig(components=(ComponentConfig(name="accuracy", weight=1.0),))
+    use_as_accuracy(monkeypatch, fails_on_two)
+    config = config_of({"name": "accuracy", "weight": 1.0})
     [group] = Scorer(config).score([[rollout("none"), rollout("two two"), rollout("two")]])
     assert [scored.reward for scored in group] == [0.5, None, 1.0]
     assert group[1].unscored_reason == "accuracy: ZeroDivisionError: division by zero"
@@ -118,7 +167,7 @@ def test_one_rollout_that_fails_does_not_touch_the_others(monkeypatch: pytest.Mo
 def test_a_failure_is_logged_for_those_who_debug_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(COMPONENTS, "accuracy", failing)
+    use_as_accuracy(monkeypatch, failing)
     with caplog.at_level(logging.DEBUG, logger="sightline.rewards.scorer"):
         score_one(RIGHT)
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
@@ -132,12 +181,12 @@ def test_groups_keep_their_order_and_shape() -> None:
 
 
 def test_metrics_of_a_step_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails_on_nothing(text: str, problem: Problem) -> float:
-        if text == NOTHING:
+    def fails_on_nothing(rollout: Rollout) -> float:
+        if rollout.text == NOTHING:
             raise TimeoutError("slow")
-        return float("<answer>3" in text)
+        return float("<answer>3" in rollout.text)
 
-    monkeypatch.setitem(COMPONENTS, "accuracy", fails_on_nothing)
+    use_as_accuracy(monkeypatch, fails_on_nothing)
     groups = [
         [rollout(RIGHT, num_tokens=4), rollout(WRONG, num_tokens=8)],  # rewards 1.0 and 0.1
         [rollout(RIGHT, num_tokens=2), rollout(NOTHING, num_tokens=10, finish_reason="length")],  # 1.0
@@ -165,7 +214,7 @@ def test_metrics_of_a_step_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
 def test_metrics_of_a_step_in_which_nothing_could_be_scored_are_nan_where_they_would_be_means_of_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(COMPONENTS, "accuracy", failing)
+    use_as_accuracy(monkeypatch, failing)
     metrics = reward_metrics(Scorer(RewardConfig()).score([[rollout(RIGHT)]]))
     assert metrics["reward/unscored_fraction"] == 1.0
     assert metrics["response/mean_tokens"] == 4.0
