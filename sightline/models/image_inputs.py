@@ -130,7 +130,14 @@ class VisionEncoder:
                     self._kept.put(image.digest, tensor, tensor.numel() * tensor.element_size())
         return features
 
+    def forget(self) -> None:
+        """Drop the features that were kept: the tower's weights have changed."""
+        self._kept = _BoundedCache[Tensor](MAX_FEATURE_BYTES)
+
     def _parts(self, images: Sequence[ImageRef]) -> list[Sequence[ImageRef]]:
+        if self._is_frozen and self._model.device.type == "cpu":
+            # Products round by their number of rows; kept features must not tell, on resuming, who came with them.
+            return [[image] for image in images]
         bounds, num_tokens = [0], 0
         for place, image in enumerate(images):
             tokens = self._family.num_image_tokens(image)

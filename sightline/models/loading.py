@@ -22,6 +22,7 @@ from sightline.models.attention import use_sightline_attention
 from sightline.models.config import ModelConfig
 from sightline.models.family import Family
 from sightline.models.idefics3 import Idefics3
+from sightline.models.lora import check_adapter
 from sightline.models.patch_embedding import use_linear_patches
 from sightline.models.qwen2_5_vl import Qwen25VL
 from sightline.models.qwen2_vl import Qwen2VL
@@ -36,9 +37,9 @@ class _ConfigurableFamily(Family, Protocol):
 def load_family(config: ModelConfig) -> Family:
     """Load the processor and what belongs to the family; no weights.
 
-    Raises ModelError if the path is no checkpoint or the family is not supported.
+    Raises ModelError if the path is no checkpoint or the family is not supported, ConfigError if `lora` does not fit.
     """
-    model_config = _read_config(config)
+    model_config = read_config(config)
     build = _family_class(model_config.model_type, config.path)
     try:
         processor = AutoProcessor.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
@@ -52,15 +53,23 @@ def load_family(config: ModelConfig) -> Family:
         raise ModelError(f"{config.path}: has no chat template; add chat_template.jinja of the model's family")
     family = build(processor, model_path=config.path, num_embeddings=num_embeddings)
     family.limit_pixels(min_pixels=config.min_pixels, max_pixels=config.max_pixels)
+    if config.lora is not None:
+        check_adapter(empty_model(config), config.lora)
     return family
 
 
+def empty_model(config: ModelConfig) -> PreTrainedModel:
+    """The model's modules without weights, for their shapes."""
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(read_config(config), trust_remote_code=config.trust_remote_code)
+
+
 def load_model(config: ModelConfig, *, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Load the weights onto `device`, ready for packed rows; the vision tower frozen if the config says so.
+    """Load the weights onto `device`, ready for packed rows; what is frozen and what is added is the caller's business.
 
     Raises ModelError if weights are missing or don't fit.
     """
-    model_config = _read_config(config)
+    model_config = read_config(config)
     _family_class(model_config.model_type, config.path)
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -120,7 +129,8 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, num_embeddin
         )
 
 
-def _read_config(config: ModelConfig) -> PreTrainedConfig:
+def read_config(config: ModelConfig) -> PreTrainedConfig:
+    """A checkpoint's config.json. Raises ModelError if the path is no checkpoint."""
     folder = Path(config.path).expanduser()
     is_local = folder.exists()
     if is_local and not (folder / "config.json").is_file():

@@ -97,6 +97,17 @@ def test_a_pass_of_the_tower_is_bounded_in_tokens(tiny: TinyModel, monkeypatch: 
         assert float((feature - cut[digest]).abs().max()) < 1e-5
 
 
+def test_features_that_are_kept_do_not_depend_on_the_pictures_beside_them(tiny: TinyModel) -> None:
+    pictures = [tiny.image(28 * (1 + number), 28 * (6 - number), seed=number) for number in range(4)]
+
+    def encoder() -> VisionEncoder:
+        return VisionEncoder(tiny.inputs.family, tiny.model, tiny.inputs.image_inputs, is_frozen=True)
+
+    together = encoder().encode(pictures)
+    for picture in pictures:
+        assert torch.equal(encoder().encode([picture])[picture.digest], together[picture.digest])
+
+
 def test_a_frozen_tower_keeps_features_within_its_bytes(
     tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
