@@ -91,7 +91,7 @@ def check_exactness(inputs: Inputs, device: torch.device) -> dict[str, float]:
         learner = TorchLearner(
             inputs.family, model, encoder, LearnerConfig(num_minibatches=2), temperature=1.0, total_steps=1
         )
-        scored = learner.add_logprobs(batch, Grpo())
+        scored = learner.prepare(batch, Grpo())
         assert scored.old_logprobs_N is not None
         logprobs[name] = scored.old_logprobs_N
     gaps_N = (logprobs["cpu"] - logprobs["device"]).abs()
@@ -224,7 +224,8 @@ def _batch(prompts: list[Prompt], group_size: int, response_tokens: int) -> Trai
                 )
             )
         groups.append(group)
-    return replace(make_train_batch(groups), sampling_logprobs_N=None)  # nothing was sampled
+    batch = make_train_batch(groups, max_response_tokens=response_tokens, component_weights={})
+    return replace(batch, sampling_logprobs_N=None)  # nothing was sampled
 
 
 if __name__ == "__main__":

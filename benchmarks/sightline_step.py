@@ -15,20 +15,19 @@ from sightline.config import LearnerConfig, RolloutConfig, TrainRecipe
 from sightline.data import DataConfig
 from sightline.models.config import ModelConfig
 from sightline.prompts import Inputs, load_inputs
-from sightline.rewards import COMPONENTS
-from sightline.rewards.config import ComponentConfig, RewardConfig
+from sightline.rewards.config import RewardConfig
+from sightline.rewards.format import Format
 from sightline.run_directory import Metric, RunDirectory
-from sightline.types import Problem
+from sightline.types import Rollout
 
 PHASES = ("step", "rollout", "reward", "update", "other")
-REWARD = "odd_length"
 
 
 def main() -> None:
     """Train for one warm-up step and the timed ones."""
     options = _parse()
     logging.disable(logging.WARNING)
-    COMPONENTS[REWARD] = odd_length_reward
+    Format.grader = lambda *_: odd_length_reward
     # Without end tokens every answer has full length, as on the other side.
     loop.load_inputs = _inputs_without_end_tokens
     with tempfile.TemporaryDirectory() as folder:
@@ -37,9 +36,9 @@ def main() -> None:
     print(json.dumps(_report(options, steps)))
 
 
-def odd_length_reward(text: str, _: Problem) -> float:
+def odd_length_reward(rollout: Rollout) -> float:
     """1 for an odd number of characters: cheap, and differs within a group."""
-    return float(len(text) % 2)
+    return float(len(rollout.text) % 2)
 
 
 def _parse() -> argparse.Namespace:
@@ -72,7 +71,7 @@ def _recipe(options: argparse.Namespace, run_folder: Path) -> TrainRecipe:
             group_size=options.group_size,
             max_response_tokens=options.tokens,
         ),
-        reward=RewardConfig(components=(ComponentConfig(name=REWARD, weight=1.0),)),
+        reward=RewardConfig(components=(Format(name="format", weight=1.0),)),
         learner=LearnerConfig(learning_rate=1e-6),
     )
 

@@ -3,6 +3,7 @@
 python docs/make_recipe_reference.py
 """
 
+import inspect
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,42 +59,60 @@ def main() -> None:
 
 def page() -> str:
     """The whole page as Markdown."""
-    train = {place: _rows(section) for place, section in _sections(TrainRecipe).items()}
-    parts = [INTRODUCTION, TRAIN, *_described(TrainRecipe, {}), SFT, *_described(SftRecipe, train)]
+    known: dict[str, list[str]] = {}
+    parts = [INTRODUCTION, TRAIN, *_described(TrainRecipe, known), SFT, *_described(SftRecipe, known)]
     return "\n".join(parts)
 
 
 def _described(recipe: type[Section], known: dict[str, list[str]]) -> Iterator[str]:
-    """Each section's heading and table, without the rows of `known`; the recipe's own keys are all told."""
-    for place, section in _sections(recipe).items():
+    """Each section's heading and table; of a place that came before only what differs from the first."""
+    for place, owner, section in _walk(recipe):
         rows = _rows(section)
-        if place:
-            rows = [row for row in rows if row not in known.get(place, [])]
-            if not rows:
-                continue
-            yield f"### `{place}`\n\n{(_class_of(section).__doc__ or '').strip()}\n"
-        yield "\n".join(["| key | kind | default | meaning |", "|---|---|---|---|", *rows]) + "\n"
-
-
-def _sections(recipe: type[Section]) -> dict[str, Section | type[Section]]:
-    """Every section of a recipe by its dotted place, itself first; a default's own values where it has one."""
-    return {"": recipe, **dict(_walk(recipe, ""))}
-
-
-def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, Section | type[Section]]]:
-    for name, field in section.model_fields.items():
-        inner = _section_class(field.annotation)
-        place = f"{prefix}{name}"
-        if inner is None or place == "evaluation.data":
+        is_member = "name" in _class_of(section).model_fields and owner is not None
+        if is_member and known.setdefault(f"{place} of {owner}", rows) is not rows:
             continue
-        yield place, field.default if isinstance(field.default, inner) else inner
-        yield from _walk(inner, f"{place}.")
+        is_first = known.setdefault(place, rows) is rows or not place
+        new = rows if is_first else [row for row in rows if row not in known[place] and not row.startswith("| `name`")]
+        absent = [] if is_first else sorted(_keys(known[place]) - _keys(rows))
+        if not new and not absent and not is_member:
+            continue
+        if place:
+            heading = f"`{place}`" if owner is None else f"`{place}` of `{owner}`"
+            yield f"### {heading}\n\n{inspect.cleandoc(_class_of(section).__doc__ or '')}\n"
+        if absent:
+            yield f"It has no {', '.join(absent)}.\n"
+        if new:
+            yield "\n".join(["| key | kind | default | meaning |", "|---|---|---|---|", *new]) + "\n"
 
 
-def _section_class(annotation: Any) -> type[Section] | None:
+def _keys(rows: list[str]) -> set[str]:
+    return {row.split("|")[1].strip() for row in rows}
+
+
+def _walk(
+    section: Section | type[Section], place: str = "", owner: str | None = None
+) -> Iterator[tuple[str, str | None, Section | type[Section]]]:
+    """Every section by its dotted place, itself first; a default's own values where it has one.
+
+    The owner is the member of a tagged union, such as an algorithm, that the section is or belongs to.
+    """
+    yield place, owner, section
+    for name, field in _class_of(section).model_fields.items():
+        inner = f"{place}.{name}".removeprefix(".")
+        classes = _section_classes(field.annotation)
+        if inner == "evaluation.data":
+            continue
+        if len(classes) == 1:
+            yield from _walk(field.default if isinstance(field.default, classes[0]) else classes[0], inner, owner)
+        else:
+            for each in classes:
+                yield from _walk(each, inner, str(get_args(each.model_fields["name"].annotation)[0]))
+
+
+def _section_classes(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_class(part))), None)
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _section_classes(part)]
 
 
 def _class_of(section: Section | type[Section]) -> type[Section]:
@@ -121,7 +140,7 @@ def _bound(limit: Any) -> str:
 
 
 def _type_name(annotation: Any) -> str:
-    if _section_class(annotation) is not None:
+    if _section_classes(annotation):
         return "list of sections" if get_origin(annotation) is tuple else "section"
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Literal:

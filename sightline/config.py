@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sightline.algorithms import AlgorithmConfig, Grpo
 from sightline.data import DataConfig
@@ -58,6 +58,11 @@ class LearnerConfig(Section):
     """Recompute layers in the backward pass: about a third more time, far less memory."""
     max_mean_logprob_gap: float = Field(default=0.05, gt=0)
     """Mean difference in nats between the engine's and the learner's log-probabilities at which the run stops."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps on each batch."""
+        return self.num_epochs * self.num_minibatches
 
 
 class SftLearnerConfig(LearnerConfig):
@@ -140,13 +145,60 @@ class TrainRecipe(_Recipe):
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state is saved."""
 
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _algorithm_by_name(cls, content: Any) -> Any:
+        """`algorithm: rloo` is short for `algorithm: {name: rloo}`; options without a name are GRPO's."""
+        if isinstance(content, str):
+            return {"name": content}
+        if isinstance(content, Mapping):
+            return {"name": "grpo", **cast("Mapping[str, Any]", content)}
+        return content
+
     @model_validator(mode="after")
     def _group_is_large_enough(self) -> Self:
-        needed = self.algorithm.min_group_size
+        algorithm, needed = self.algorithm, self.algorithm.min_group_size
         if self.rollout.group_size < needed:
+            why = (
+                "compares the answers to a problem"
+                if algorithm.compares_siblings
+                else f"with zero_variance_groups: {algorithm.zero_variance_groups} looks for different rewards"
+            )
             raise ValueError(
-                f"rollout.group_size is {self.rollout.group_size}; {self.algorithm.name} compares the answers to a "
-                f"problem and needs at least {needed}"
+                f"rollout.group_size is {self.rollout.group_size}; {algorithm.name} {why} and needs at least {needed}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rewards_fit_the_token_limit(self) -> Self:
+        self.reward.graders(self.rollout.max_response_tokens)
+        return self
+
+    @model_validator(mode="after")
+    def _policy_learns(self) -> Self:
+        critic = self.algorithm.critic_config
+        if critic is not None and critic.warmup_steps >= self.steps:
+            raise ValueError(
+                f"algorithm.critic.warmup_steps is {critic.warmup_steps} of {self.steps} steps; "
+                "the policy would never learn; give it fewer, or the run more steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reference_can_be_refreshed(self) -> Self:
+        refresh = self.algorithm.kl.refresh_every_steps
+        if self.model.lora is not None and refresh is not None:
+            raise ValueError(
+                f"algorithm.kl.refresh_every_steps is {refresh}, but with model.lora the reference is the model "
+                "without its adapter, which can't be refreshed; leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _there_are_components_to_tell_apart(self) -> Self:
+        if self.algorithm.name == "gdpo" and len(self.reward.components) < 2:
+            raise ValueError(
+                "algorithm gdpo normalises each reward component alone, and reward.components has one; use grpo"
             )
         return self
 
@@ -185,3 +237,8 @@ class SftRecipe(_Recipe):
     """How answers are graded in evaluation."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state is saved."""
+
+    @model_validator(mode="after")
+    def _rewards_fit_the_token_limit(self) -> Self:
+        self.reward.graders(self.max_response_tokens)
+        return self

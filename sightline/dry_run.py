@@ -6,14 +6,18 @@ chunk of logits, and the keys and values of the answers that grow at the same ti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedConfig
 
+from sightline.algorithms.critic import CriticConfig
+from sightline.cluster.placement import check_critic_fits, critic_model
 from sightline.config import LearnerConfig, SftRecipe, TrainRecipe
 from sightline.data import ProblemOrder
 from sightline.models.config import ModelConfig
+from sightline.models.loading import empty_model, read_config
+from sightline.models.lora import num_adapter_weights
 from sightline.prompts import (
     Inputs,
     PromptSet,
@@ -54,7 +58,7 @@ def plan_training(recipe: TrainRecipe) -> str:
         heldout = load_prompts(inputs, recipe.evaluation.data, max_response_tokens=recipe.rollout.max_response_tokens)
         lines += _data_lines("held-out data", inputs, heldout)
     epochs = order.epoch_of(recipe.steps, recipe.rollout.prompts_per_step)
-    updates = recipe.learner.num_epochs * recipe.learner.num_minibatches
+    updates = recipe.learner.updates_per_step
     answers = recipe.rollout.prompts_per_step * recipe.rollout.group_size
     lines.append(
         f"steps: {recipe.steps} of {recipe.rollout.prompts_per_step} prompts x {recipe.rollout.group_size} answers "
@@ -63,7 +67,12 @@ def plan_training(recipe: TrainRecipe) -> str:
     needs = recipe.algorithm.needs(updates)
     shapes = _shapes(recipe.model, inputs)
     counts = count_tokens(inputs.family, problems.prompts)
-    lines += _memory_lines(shapes, recipe.learner, with_reference=needs.reference_logprobs)
+    critic = recipe.algorithm.critic_config
+    critic_shapes = _critic_shapes(recipe.model, critic, inputs) if critic else None
+    with_copy = needs.reference_logprobs and recipe.model.lora is None
+    lines += _memory_lines(shapes, recipe.learner, with_reference=with_copy, critic=critic_shapes)
+    if needs.reference_logprobs and not with_copy:
+        lines.append("  reference: the model without its adapter, no copy")
     lines.append(f"  keys and values while sampling: {_cache_bytes(shapes, recipe, counts) / GIB:.2f} GiB at most")
     return "\n".join([*lines, "", "resolved recipe:", yaml.safe_dump(recipe_as_plain(recipe), sort_keys=False)])
 
@@ -102,17 +111,20 @@ def _data_lines(label: str, inputs: Inputs, problems: PromptSet) -> list[str]:
 
 
 def _shapes(model: ModelConfig, inputs: Inputs) -> Shapes:
-    config: PreTrainedConfig = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    with torch.device("meta"):
-        empty = AutoModelForImageTextToText.from_config(config, trust_remote_code=model.trust_remote_code)
+    empty = empty_model(model)
     num_parameters = _num_parameters([empty])
-    num_frozen = _num_parameters(inputs.family.vision_modules(empty)) if model.freeze_vision else 0
-    text = config.get_text_config()
+    num_learning = num_parameters
+    if model.lora is not None:
+        num_learning = num_adapter_weights(empty, model.lora)
+        num_parameters += num_learning
+    elif model.freeze_vision:
+        num_learning -= _num_parameters(inputs.family.vision_modules(empty))
+    text: Any = empty.config.get_text_config()
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     bytes_per_value = 2 if torch.cuda.is_available() else 4
     return Shapes(
         num_parameters=num_parameters,
-        num_learning=num_parameters - num_frozen,
+        num_learning=num_learning,
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         vocabulary_size=text.vocab_size,
@@ -120,28 +132,45 @@ def _shapes(model: ModelConfig, inputs: Inputs) -> Shapes:
     )
 
 
+def _critic_shapes(model: ModelConfig, critic: CriticConfig, inputs: Inputs) -> Shapes:
+    source = critic_model(model, critic)
+    check_critic_fits(read_config(source), read_config(model), source.path)
+    return _shapes(source, inputs)
+
+
 def _num_parameters(modules: Sequence[torch.nn.Module]) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
 
-def _memory_lines(shapes: Shapes, learner: LearnerConfig, *, with_reference: bool) -> list[str]:
-    weights = BYTES_A_WEIGHT * shapes.num_parameters * (2 if with_reference else 1)
-    optimizer = 3 * BYTES_A_WEIGHT * shapes.num_learning  # gradients and AdamW's two means
+def _memory_lines(
+    shapes: Shapes, learner: LearnerConfig, *, with_reference: bool, critic: Shapes | None = None
+) -> list[str]:
+    others = [shapes] * with_reference + ([critic] if critic else [])
+    weights = BYTES_A_WEIGHT * (shapes.num_parameters + sum(other.num_parameters for other in others))
+    names = ["weights"] + ["reference"] * with_reference + ["critic"] * (critic is not None)
+    num_learning = shapes.num_learning + (critic.num_learning if critic else 0)
+    optimizer = 3 * BYTES_A_WEIGHT * num_learning  # gradients and AdamW's two means
     tokens = learner.tokens_per_microbatch
-    layer = shapes.hidden_size * ACTIVATION_BYTES_A_TOKEN_LAYER
-    if learner.activation_checkpointing:
-        activations = tokens * (shapes.num_layers * shapes.hidden_size * BYTES_A_WEIGHT + layer)
-    else:
-        activations = tokens * shapes.num_layers * layer
+    activations = max(_activation_bytes(each, learner) for each in (shapes, critic or shapes))  # one after the other
     logits = 3 * BYTES_A_WEIGHT * learner.logprob_chunk_tokens * shapes.vocabulary_size
+    lines = [f"model: {shapes.num_parameters:,} parameters, {shapes.num_learning:,} learn"]
+    if critic:
+        lines.append(f"critic: {critic.num_parameters:,} parameters, {critic.num_learning:,} learn")
     return [
-        f"model: {shapes.num_parameters:,} parameters, {shapes.num_learning:,} learn",
+        *lines,
         "memory, estimated:",
-        f"  weights{' and reference' if with_reference else ''}: {weights / GIB:.2f} GiB",
+        f"  {', '.join([*names[:-2], ' and '.join(names[-2:])])}: {weights / GIB:.2f} GiB",
         f"  gradients and AdamW: {optimizer / GIB:.2f} GiB",
         f"  activations of a full row of {tokens} tokens: {activations / GIB:.2f} GiB",
         f"  logits of one chunk: {logits / GIB:.2f} GiB",
     ]
+
+
+def _activation_bytes(shapes: Shapes, learner: LearnerConfig) -> int:
+    layer = shapes.hidden_size * ACTIVATION_BYTES_A_TOKEN_LAYER
+    if learner.activation_checkpointing:
+        return learner.tokens_per_microbatch * (shapes.num_layers * shapes.hidden_size * BYTES_A_WEIGHT + layer)
+    return learner.tokens_per_microbatch * shapes.num_layers * layer
 
 
 def _cache_bytes(shapes: Shapes, recipe: TrainRecipe, counts: TokenCounts) -> int:

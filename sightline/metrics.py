@@ -89,7 +89,7 @@ def step_line(metrics: Mapping[str, float | int | str | None]) -> str:
     }
     parts = [f"step {int(numbers['step'])}"] if "step" in numbers else []
     parts += [f"{label} {pattern.format(numbers[name])}" for name, label, pattern in _COLUMNS if name in numbers]
-    if numbers.get("update/skipped"):
+    if numbers.get("update/skipped") or numbers.get("critic/skipped"):
         parts.append("UPDATE SKIPPED")
     parts += _time_parts(numbers)
     return "  ".join(parts)
@@ -104,7 +104,8 @@ _COLUMNS = (
     ("reward/unscored_fraction", "unscored", "{:.0%}"),
     ("response/mean_tokens", "tokens", "{:.0f}"),
     ("response/truncated_fraction", "truncated", "{:.0%}"),
-    ("loss/kl", "kl", "{:.2g}"),
+    ("kl/mean", "kl", "{:.2g}"),
+    ("critic/explained_variance", "explained", "{:.2f}"),
     ("policy/entropy", "entropy", "{:.2f}"),
     ("policy/gradient_norm", "gradient", "{:.2g}"),
     ("parity/max_abs_logprob_gap", "gap", "{:.1e}"),

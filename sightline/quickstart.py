@@ -25,27 +25,12 @@ def quickstart(out: Path, *, seed: int, recipes: Path) -> dict[str, object]:
 
     The same command goes on where it was stopped. Raises ConfigError if the recipes are not there.
     """
-    if not (recipes / "quickstart.yaml").is_file():
-        raise ConfigError(
-            f"{recipes}/quickstart.yaml is not there; run in a clone of the repository, or give --recipes"
-        )
     seconds: dict[str, float] = {}
-    data = [f"data={out}/data/train.jsonl", f"evaluation.data={out}/data/heldout.jsonl", f"seed={seed}"]
-    with _timed(seconds, "task_and_model"):
-        if not (out / "data" / "heldout.jsonl").is_file():
-            write_task("shapes", out / "data", num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT, seed=seed, options={})
-        if not (out / "model" / "config.json").is_file():
-            write_tiny_model("qwen2_5_vl", out / "model", seed=seed)
-    with _timed(seconds, "cold_start"):
-        cold_start = load_recipe(
-            recipes / "quickstart_sft.yaml",
-            [data[0], data[2], f"model={out}/model", f"output_dir={out}/sft"],
-            SftRecipe,
-        )
-        fine_tune(cold_start)
+    start = prepare_cold_start(out, seed=seed, recipes=recipes, seconds=seconds)
     with _timed(seconds, "reinforcement_learning"):
-        start = out / "sft" / "checkpoints" / f"step_{cold_start.steps:06d}"
-        recipe = load_recipe(recipes / "quickstart.yaml", [*data, f"model={start}", f"output_dir={out}"], TrainRecipe)
+        data = [f"data={out}/data/train.jsonl", f"evaluation.data={out}/data/heldout.jsonl"]
+        overrides = [*data, f"seed={seed}", f"model={start}", f"output_dir={out}"]
+        recipe = load_recipe(recipes / "quickstart.yaml", overrides, TrainRecipe)
         train(recipe)
     with _timed(seconds, "report"):
         write_report(out)
@@ -59,6 +44,31 @@ def quickstart(out: Path, *, seed: int, recipes: Path) -> dict[str, object]:
     }
     write_json_atomic(out / "summary.json", summary)
     return summary
+
+
+def prepare_cold_start(out: Path, *, seed: int, recipes: Path, seconds: dict[str, float] | None = None) -> Path:
+    """The task, the tiny model and its cold start in `out`, unless they are there; give the cold start's checkpoint.
+
+    Adds the seconds of both to `seconds`. Raises ConfigError if the recipes are not there.
+    """
+    if not (recipes / "quickstart.yaml").is_file():
+        raise ConfigError(
+            f"{recipes}/quickstart.yaml is not there; run in a clone of the repository, or give --recipes"
+        )
+    seconds = {} if seconds is None else seconds
+    with _timed(seconds, "task_and_model"):
+        if not (out / "data" / "heldout.jsonl").is_file():
+            write_task("shapes", out / "data", num_train=NUM_TRAIN, num_heldout=NUM_HELDOUT, seed=seed, options={})
+        if not (out / "model" / "config.json").is_file():
+            write_tiny_model("qwen2_5_vl", out / "model", seed=seed)
+    with _timed(seconds, "cold_start"):
+        recipe = load_recipe(
+            recipes / "quickstart_sft.yaml",
+            [f"data={out}/data/train.jsonl", f"seed={seed}", f"model={out}/model", f"output_dir={out}/sft"],
+            SftRecipe,
+        )
+        fine_tune(recipe)
+    return out / "sft" / "checkpoints" / f"step_{recipe.steps:06d}"
 
 
 def _figures(evaluation: Mapping[str, object], section: str) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -69,6 +69,8 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         inner = section.get(parent, {})
         if (parent == "model" and isinstance(inner, str)) or (parent == "data" and isinstance(inner, str | list)):
             inner = {"path": inner}
+        if parent == "algorithm" and isinstance(inner, str):
+            inner = {"name": inner}
         if not isinstance(inner, dict):
             raise ConfigError(f"{override!r}: {parent} is {inner!r}, not a section with keys of its own")
         section[parent] = dict(cast("dict[str, Any]", inner))
@@ -83,15 +85,18 @@ def _explain(error: ValidationError, recipe_class: type[BaseModel]) -> str:
     errors = error.errors()
     # A misspelt key is also a missing one; its spelling is the better hint.
     first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
-    place = ".".join(str(part) for part in first["loc"])
+    place, section = _locate(first["loc"], recipe_class)
     match first["type"]:
         case "extra_forbidden":
-            known = _keys_beside(first["loc"], recipe_class)
-            close = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
-            return f"unknown key {place!r}; {hint}"
+            return f"unknown key {place!r}; {_meant(str(first['loc'][-1]), sorted(section.model_fields))}"
         case "missing":
             return f"the key {place!r} is missing; it has no default"
+        case "union_tag_invalid":
+            context = first.get("ctx", {})
+            known = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
+            return f"{place}.name is {context['tag']!r}; {_meant(context['tag'], sorted(known))}"
+        case "union_tag_not_found":
+            return f"the key '{place}.name' is missing; it has no default"
         case "value_error":
             message = first["msg"].removeprefix("Value error, ")
             return f"{place}: {message}" if place else message
@@ -99,21 +104,28 @@ def _explain(error: ValidationError, recipe_class: type[BaseModel]) -> str:
             return f"{place} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-def _keys_beside(location: Sequence[int | str], recipe_class: type[BaseModel]) -> list[str]:
-    section: type[BaseModel] = recipe_class
-    for part in location[:-1]:
+def _meant(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+
+
+def _locate(location: Sequence[int | str], recipe_class: type[BaseModel]) -> tuple[str, type[BaseModel]]:
+    """A place in a recipe as its user writes it, and the section around it."""
+    section, choices, keys = recipe_class, list[type[BaseModel]](), list[str]()
+    for part in location:
+        chosen = next((each for each in choices if part in get_args(each.model_fields["name"].annotation)), None)
+        if chosen is not None:  # pydantic names the member of a tagged union, which is no key
+            section, choices = chosen, []
+            continue
+        keys.append(str(part))
         field = section.model_fields.get(str(part))
-        inner = _section_of(field.annotation) if field is not None else None
-        section = inner or section
-    return sorted(section.model_fields)
+        if field is not None:
+            inside = _sections_in(field.annotation)
+            section, choices = (inside[0], []) if len(inside) == 1 else (section, inside)
+    return ".".join(keys), section
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    candidates = [annotation, *getattr(annotation, "__args__", ())]
-    for each in candidates:
-        if isinstance(each, type) and issubclass(each, BaseModel):
-            return each
-        for inner in getattr(each, "__args__", ()):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                return inner
-    return None
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_in(part)]

@@ -54,10 +54,11 @@ def fine_tune(recipe: SftRecipe) -> Path:
                 indices = order.batch(step, recipe.batch_size)
                 with timer.phase("update"):
                     batch = solution_batch(
-                        [problems.prompts[index] for index in indices], [solutions[index] for index in indices]
+                        [problems.prompts[index] for index in indices],
+                        [solutions[index] for index in indices],
+                        max_response_tokens=recipe.max_response_tokens,
                     )
-                    batch = batch.with_advantages(algorithm.advantages(batch))
-                    metrics = learner.update(batch, algorithm)
+                    metrics = learner.update(algorithm.assign_credit(batch), algorithm)
                     placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
                 done = step + 1
                 metrics = metrics | timer.metrics()
@@ -66,13 +67,15 @@ def fine_tune(recipe: SftRecipe) -> Path:
                 line.advance(sum(timer.seconds().values()), f"loss {metrics['loss/sft']:.3f}")
                 evaluations.after_step(done)
                 if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
-                    save_checkpoint(run, learner, done, keep=recipe.checkpoint.keep)
+                    save_checkpoint(run, learner, done, num_drawn=done * recipe.batch_size, keep=recipe.checkpoint.keep)
         run.prune_checkpoints(recipe.checkpoint.keep)  # a kill may have come before the last one
         evaluations.at_end(recipe.steps)
     return run_folder
 
 
-def solution_batch(prompts: Sequence[Prompt], solutions: Sequence[Sequence[int]]) -> TrainBatch:
+def solution_batch(
+    prompts: Sequence[Prompt], solutions: Sequence[Sequence[int]], *, max_response_tokens: int
+) -> TrainBatch:
     """Given token ids as answers, one for each prompt; nothing was sampled."""
     lengths_B = torch.tensor([len(ids) for ids in solutions])
     num_tokens = int(lengths_B.sum())
@@ -81,6 +84,10 @@ def solution_batch(prompts: Sequence[Prompt], solutions: Sequence[Sequence[int]]
         prompt_of_answer_B=torch.arange(len(prompts)),
         answer_lengths_B=lengths_B,
         rewards_B=torch.ones(len(prompts)),
+        component_rewards_BK=torch.ones(len(prompts), 1),
+        component_weights=(1.0,),
+        is_truncated_B=torch.zeros(len(prompts), dtype=torch.bool),
+        max_response_tokens=max_response_tokens,
         token_ids_N=torch.tensor([token for ids in solutions for token in ids]),
         response_mask_N=torch.ones(num_tokens, dtype=torch.bool),
         sampling_logprobs_N=None,
@@ -95,7 +102,7 @@ def _evaluations(
         recipe.evaluation,
         heldout,
         engine=engine,
-        scorer=Scorer(recipe.reward),
+        scorer=Scorer(recipe.reward, recipe.max_response_tokens),
         temperature=1.0,
         max_response_tokens=recipe.max_response_tokens,
         seed=recipe.seed,

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from sightline.batch import make_train_batch
+from sightline.batch import TrainBatch, make_train_batch
 from sightline.cluster.placement import Placement, place_training
 from sightline.config import TrainRecipe
 from sightline.data import ProblemOrder
 from sightline.errors import RunError
 from sightline.evaluate import Evaluations, load_heldout, make_evaluator
-from sightline.learner.checkpoint import save_checkpoint
+from sightline.learner.checkpoint import num_drawn_before, save_checkpoint
 from sightline.metrics import PhaseTimer, step_line
 from sightline.progress import live_line
 from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
@@ -19,7 +20,8 @@ from sightline.records import rollout_rows
 from sightline.rewards.scorer import Scorer, reward_metrics
 from sightline.rollout.engine import Engine, Sampling
 from sightline.run_directory import RunDirectory
-from sightline.types import Rollout, ScoredRollout
+from sightline.selection import GroupSelection
+from sightline.types import ScoredRollout
 
 MAY_CHANGE = frozenset({"steps", "evaluation", "checkpoint"})  # between a run and its continuation
 
@@ -32,14 +34,13 @@ def train(recipe: TrainRecipe) -> Path:
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.rollout.max_response_tokens)
     heldout = load_heldout(inputs, recipe.evaluation, max_response_tokens=recipe.rollout.max_response_tokens)
     order = ProblemOrder(len(problems.prompts), recipe.seed)
-    order.batch(0, recipe.rollout.prompts_per_step)  # refuses a batch larger than the data set before models load
-    scorer, algorithm = Scorer(recipe.reward), recipe.algorithm
-    run_folder = Path(recipe.output_dir)
+    order.take(0, recipe.rollout.prompts_per_step)  # refuses a batch larger than the data set before models load
+    scorer, algorithm = Scorer(recipe.reward, recipe.rollout.max_response_tokens), recipe.algorithm
     with RunDirectory.open(
-        run_folder, recipe=recipe_as_plain(recipe), command="sightline train", may_change=MAY_CHANGE
+        Path(recipe.output_dir), recipe=recipe_as_plain(recipe), command="sightline train", may_change=MAY_CHANGE
     ) as run:
         checkpoint = run.latest_checkpoint()
-        first_step = checkpoint.step if checkpoint else 0
+        first_step, num_drawn = checkpoint.step if checkpoint else 0, num_drawn_before(checkpoint)
         run.rewind(first_step)
         placement = place_training(recipe, inputs, checkpoint=checkpoint.path if checkpoint else None)
         engine, learner = placement.engine, placement.learner
@@ -49,41 +50,68 @@ def train(recipe: TrainRecipe) -> Path:
         with live_line("train", done=first_step, total=recipe.steps) as line:
             for step in range(first_step, recipe.steps):
                 timer, counters = PhaseTimer(), _vision_counters(inputs, placement)
-                indices = order.batch(step, recipe.rollout.prompts_per_step)
-                prompts = [problems.prompts[index] for index in indices]
-                with timer.phase("rollout"):
-                    rollouts = engine.generate(prompts, _sampling(recipe, step))
-                with timer.phase("reward"):
-                    scored = scorer.score(rollouts)
-                    metrics = reward_metrics(scored)
-                    _stop_if_unscored(metrics, recipe.max_unscored_fraction)
+                selection = GroupSelection(algorithm, recipe.rollout.prompts_per_step)
+                while num_missing := selection.num_missing:  # once, unless groups of equal rewards are replaced
+                    prompts = [problems.prompts[index] for index in order.take(num_drawn, num_missing)]
+                    num_drawn += num_missing
+                    with timer.phase("rollout"):
+                        rollouts = engine.generate(prompts, _sampling(recipe, step, selection.num_rounds))
+                    with timer.phase("reward"):
+                        selection.add(scorer.score(rollouts))
+                metrics = reward_metrics(selection.scored) | selection.metrics()
+                _stop_if_unscored(metrics, recipe.max_unscored_fraction)
+                greedy = _greedy_answers(recipe, step, selection, engine, scorer, timer)
                 with timer.phase("update"):
-                    batch = make_train_batch(scored)
-                    batch = learner.add_logprobs(batch, algorithm)
-                    batch = batch.with_advantages(algorithm.advantages(batch))
+                    batch = _train_batch(recipe, selection, greedy)
+                    batch = learner.prepare(batch, algorithm)
+                    batch = algorithm.assign_credit(batch)
                     metrics |= learner.update(batch, algorithm)
                     engine.load_weights(learner.weights(), policy_version=learner.policy_version)
 
                 done = step + 1
-                metrics |= _work_metrics(rollouts, counters, _vision_counters(inputs, placement))
-                metrics["epoch"] = order.epoch_of(done, recipe.rollout.prompts_per_step)
-                _record(run, inputs, done, scored, metrics, timer)
+                metrics |= _work_metrics(selection.scored, counters, _vision_counters(inputs, placement))
+                metrics |= {"epoch": num_drawn / order.num_problems}
+                _record(run, inputs, done, selection.scored, metrics, timer)
                 line.advance(sum(timer.seconds().values()), f"reward {metrics['reward/mean']:.3f}")
                 evaluations.after_step(done)
                 if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
-                    save_checkpoint(run, learner, done, keep=recipe.checkpoint.keep)
+                    save_checkpoint(run, learner, done, num_drawn=num_drawn, keep=recipe.checkpoint.keep)
         run.prune_checkpoints(recipe.checkpoint.keep)  # a kill may have come before the last one
         evaluations.at_end(recipe.steps)
-    return run_folder
+    return Path(recipe.output_dir)
 
 
-def _sampling(recipe: TrainRecipe, step: int) -> Sampling:
+def _sampling(recipe: TrainRecipe, step: int, generation_round: int) -> Sampling:
+    again = f" round {generation_round}" if generation_round else ""  # else a prompt drawn twice would answer alike
     return Sampling(
         group_size=recipe.rollout.group_size,
         temperature=recipe.rollout.temperature,
         max_response_tokens=recipe.rollout.max_response_tokens,
         seed=recipe.seed,
-        stream=f"step {step}",
+        stream=f"step {step}{again}",
+    )
+
+
+def _greedy_answers(
+    recipe: TrainRecipe, step: int, selection: GroupSelection, engine: Engine, scorer: Scorer, timer: PhaseTimer
+) -> list[ScoredRollout] | None:
+    """Each chosen prompt's most probable answer with its grade, for algorithms that compare with it."""
+    if not recipe.algorithm.needs(recipe.learner.updates_per_step).greedy_answers:
+        return None
+    prompts = [group[0].rollout.prompt for group in selection.chosen]
+    sampling = replace(_sampling(recipe, step, 0), group_size=1, temperature=0.0)
+    with timer.phase("rollout"):
+        rollouts = engine.generate(prompts, sampling)
+    with timer.phase("reward"):
+        return [group[0] for group in scorer.score(rollouts)]
+
+
+def _train_batch(recipe: TrainRecipe, selection: GroupSelection, greedy: Sequence[ScoredRollout] | None) -> TrainBatch:
+    return make_train_batch(
+        selection.chosen,
+        max_response_tokens=recipe.rollout.max_response_tokens,
+        component_weights=recipe.reward.weights(),
+        greedy=greedy,
     )
 
 
@@ -142,13 +170,13 @@ def _vision_counters(inputs: Inputs, placement: Placement) -> tuple[int, int]:
 
 
 def _work_metrics(
-    rollouts: Sequence[Sequence[Rollout]], before: tuple[int, int], after: tuple[int, int]
+    scored: Sequence[Sequence[ScoredRollout]], before: tuple[int, int], after: tuple[int, int]
 ) -> dict[str, float]:
-    prompts = [group[0].prompt for group in rollouts]
+    prompts = [group[0].rollout.prompt for group in scored]
     num_images = len({image.digest for prompt in prompts for image in prompt.images})
     metrics = {
         "tokens/prompt": float(sum(len(prompt.token_ids) for prompt in prompts)),
-        "tokens/response": float(sum(len(rollout.token_ids) for group in rollouts for rollout in group)),
+        "tokens/response": float(sum(len(answer.rollout.token_ids) for group in scored for answer in group)),
     }
     if num_images:
         metrics["vision/preprocessings_per_image"] = (after[0] - before[0]) / num_images

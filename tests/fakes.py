@@ -99,7 +99,10 @@ def scored(
 
 
 def make_batch(
-    groups: Sequence[tuple[Prompt, Sequence[Sequence[int]]]], rewards: Sequence[Sequence[float | None]]
+    groups: Sequence[tuple[Prompt, Sequence[Sequence[int]]]],
+    rewards: Sequence[Sequence[float | None]],
+    *,
+    max_response_tokens: int = 1024,
 ) -> TrainBatch:
     """A batch of given answers and rewards; nothing was sampled, so nothing is compared with an engine."""
     batch = make_train_batch(
@@ -109,7 +112,9 @@ def make_batch(
                 for index, (answer, reward) in enumerate(zip(answers, given, strict=True))
             ]
             for (prompt, answers), given in zip(groups, rewards, strict=True)
-        ]
+        ],
+        max_response_tokens=max_response_tokens,
+        component_weights={},
     )
     return replace(batch, sampling_logprobs_N=None)
 
@@ -142,21 +147,27 @@ def one_at_a_time_logprobs(
 
     The model is loaded anew by transformers, with its own positions, masks and merging of image features.
     """
-    encoded = processor_inputs(tiny, prompt)
-    assert tuple(encoded["input_ids"][0].tolist()) == prompt.token_ids, "our prompt is the processor's"
-    ids = torch.cat([encoded["input_ids"], torch.tensor([list(answer)])], dim=1)
-    extra = {
-        name: value
-        for name, value in encoded.items()
-        if name not in {"input_ids", "attention_mask", "mm_token_type_ids"}
-    }
-    if "mm_token_type_ids" in encoded:
-        zeros = torch.zeros(1, len(answer), dtype=encoded["mm_token_type_ids"].dtype)
-        extra["mm_token_type_ids"] = torch.cat([encoded["mm_token_type_ids"], zeros], dim=1)
-    logits = tiny.model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits[0].float()
+    logits = tiny.model(**_whole_sequence(tiny, prompt, answer)).logits[0].float()
     logits[:, list(tiny.inputs.family.forbidden_token_ids)] = float("-inf")
     logprobs = torch.log_softmax(logits[len(prompt.token_ids) - 1 : -1] / temperature, dim=-1)
     return logprobs.gather(1, torch.tensor(list(answer))[:, None]).squeeze(1)
+
+
+def one_at_a_time_states(tiny: TinyModel, prompt: Prompt, answer: Sequence[int]) -> Tensor:
+    """Oracle: the last hidden states before each token of an answer, likewise, (tokens, D)."""
+    states = tiny.model.model(**_whole_sequence(tiny, prompt, answer)).last_hidden_state[0]
+    return states[len(prompt.token_ids) - 1 : -1]
+
+
+def _whole_sequence(tiny: TinyModel, prompt: Prompt, answer: Sequence[int]) -> dict[str, Tensor]:
+    encoded = processor_inputs(tiny, prompt)
+    assert tuple(encoded["input_ids"][0].tolist()) == prompt.token_ids, "our prompt is the processor's"
+    ids = torch.cat([encoded["input_ids"], torch.tensor([list(answer)])], dim=1)
+    sequence = encoded | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if "mm_token_type_ids" in encoded:
+        zeros = torch.zeros(1, len(answer), dtype=encoded["mm_token_type_ids"].dtype)
+        sequence["mm_token_type_ids"] = torch.cat([encoded["mm_token_type_ids"], zeros], dim=1)
+    return sequence
 
 
 def reference_copy(tiny: TinyModel, folder: Path) -> TinyModel:

@@ -20,6 +20,7 @@ OWNERS = {  # who may import it: a folder or a file
     "vllm": "rollout/vllm_engine.py",
     "ray": "cluster",
     "matplotlib": "report",
+    "peft": "models/lora.py",
 }
 
 

@@ -115,4 +115,5 @@ def test_the_line_leaves_out_what_is_missing_or_not_a_number() -> None:
 
 def test_the_line_says_when_the_update_was_skipped() -> None:
     assert "UPDATE SKIPPED" in step_line({"step": 1, "update/skipped": 1})
+    assert "UPDATE SKIPPED" in step_line({"step": 1, "update/skipped": 0, "critic/skipped": 1})
     assert "UPDATE SKIPPED" not in step_line({"step": 1, "update/skipped": 0})

@@ -80,6 +80,11 @@ def test_a_resolved_recipe_written_as_yaml_resolves_to_itself(path: Path) -> Non
             "unknown key 'reward.components.0.wieght'; did you mean 'weight'?",
         ),
         (
+            "algorithm: {name: rloo, kl: {coeficient: 1}}",
+            "unknown key 'algorithm.kl.coeficient'; did you mean 'coefficient'?",
+        ),
+        ("algorithm: {name: rloo, ratios: token}", "unknown key 'algorithm.ratios'; did you mean 'ratio'?"),
+        (
             "checkpoint: {qqq: 3}",
             "unknown key 'checkpoint.qqq'; known are every_steps, keep",
         ),
@@ -151,14 +156,14 @@ def test_overrides_reach_into_sections_and_take_yaml_values(tmp_path: Path) -> N
         "steps=7",
         "rollout.group_size=16",
         "learner.learning_rate=1e-4",
-        "algorithm.scale_by_std=false",
+        "algorithm.scale=none",
         "evaluation.data=null",
         "reward.components=[{name: accuracy, weight: 2}]",
     )
     assert recipe.steps == 7
     assert (recipe.rollout.group_size, recipe.rollout.temperature) == (16, 0.5)
     assert recipe.learner.learning_rate == 1e-4
-    assert recipe.algorithm.scale_by_std is False
+    assert recipe.algorithm.scale == "none"
     assert recipe.evaluation.data is None
     assert [(component.name, component.weight) for component in recipe.reward.components] == [("accuracy", 2.0)]
 

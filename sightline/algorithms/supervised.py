@@ -3,12 +3,13 @@
 Shapes: N response tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from sightline.algorithms.aggregation import aggregation_weights
 from sightline.algorithms.algorithm import Needs, TokenInputs, TokenLoss
+from sightline.algorithms.kl import KlConfig
 from sightline.batch import TrainBatch
 
 
@@ -18,14 +19,16 @@ class Supervised:
 
     name: str = "supervised"
     min_group_size: int = 1
+    kl: KlConfig = field(default_factory=KlConfig)
+    critic_config: None = None
 
     def needs(self, num_updates: int) -> Needs:  # noqa: ARG002
         """Nothing but the policy itself."""
-        return Needs(old_logprobs=False, reference_logprobs=False)
+        return Needs()
 
-    def advantages(self, batch: TrainBatch) -> Tensor:
-        """1 for every token that counts, (N,)."""
-        return batch.response_mask_N.float()
+    def assign_credit(self, batch: TrainBatch) -> TrainBatch:
+        """1 for every token that counts."""
+        return batch.with_advantages(batch.response_mask_N.float())
 
     def token_weights(self, batch: TrainBatch) -> Tensor:
         """Mean over the batch's tokens, (N,)."""

@@ -4,12 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from sightline.algorithms.critic import CriticConfig
 from sightline.config import LearnerConfig, SftRecipe, TrainRecipe
+from sightline.errors import ModelError
+from sightline.learner.critic import Critic, value_head
 from sightline.learner.learner import Learner
-from sightline.learner.torch_learner import TorchLearner
+from sightline.learner.packed_model import PackedModel
+from sightline.learner.torch_learner import CRITIC_FOLDER, TorchLearner
 from sightline.models.config import ModelConfig
 from sightline.models.image_inputs import VisionEncoder
-from sightline.models.loading import load_model
+from sightline.models.loading import load_model, read_config
+from sightline.models.lora import add_adapter, load_adapter
 from sightline.models.precision import default_device
 from sightline.prompts import Inputs
 from sightline.rollout.engine import Engine
@@ -31,7 +39,7 @@ class Placement:
 
 def place_training(recipe: TrainRecipe, inputs: Inputs, *, checkpoint: Path | None) -> Placement:
     """Engine and learner in this process, on the first GPU or the CPU, from a checkpoint if there is one."""
-    needs = recipe.algorithm.needs(recipe.learner.num_epochs * recipe.learner.num_minibatches)
+    needs = recipe.algorithm.needs(recipe.learner.updates_per_step)
     return _place(
         inputs,
         recipe.learner,
@@ -40,6 +48,8 @@ def place_training(recipe: TrainRecipe, inputs: Inputs, *, checkpoint: Path | No
         total_steps=recipe.steps,
         max_sequences=recipe.rollout.max_sequences,
         with_reference=needs.reference_logprobs,
+        critic=recipe.algorithm.critic_config,
+        seed=recipe.seed,
     )
 
 
@@ -53,11 +63,13 @@ def place_fine_tuning(recipe: SftRecipe, inputs: Inputs, *, checkpoint: Path | N
         total_steps=recipe.steps,
         max_sequences=256,
         with_reference=False,
+        critic=None,
+        seed=recipe.seed,
     )
 
 
 def place_engine(inputs: Inputs, *, max_sequences: int) -> Engine:
-    """An engine alone, for evaluation."""
+    """An engine alone, for evaluation; without an adapter."""
     model = load_model(inputs.model, device=default_device())
     encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=True)
     return TransformersEngine(inputs.family, model, encoder, max_sequences=max_sequences)
@@ -72,17 +84,28 @@ def _place(
     total_steps: int,
     max_sequences: int,
     with_reference: bool,
+    critic: CriticConfig | None,
+    seed: int,
 ) -> Placement:
     device = default_device()
-    source = inputs.model if checkpoint is None else _at(inputs.model, checkpoint)
-    model = load_model(source, device=device)
-    encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=inputs.model.freeze_vision)
+    model = _load(inputs.model, device=device, seed=seed, checkpoint=checkpoint)
+    encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=inputs.model.is_vision_frozen)
     encoders = [encoder]
     reference = None
-    if with_reference:
+    if with_reference and inputs.model.lora is not None:
+        reference = (model, encoder)
+    elif with_reference:
         frozen = load_model(inputs.model, device=device).requires_grad_(requires_grad=False)
         encoders.append(VisionEncoder(inputs.family, frozen, inputs.image_inputs, is_frozen=True))
         reference = (frozen, encoders[-1])
+    placed_critic = None
+    if critic is not None:
+        folder = None if checkpoint is None else checkpoint / CRITIC_FOLDER
+        source = critic_model(inputs.model, critic)
+        packed = _load_critic(inputs, source, config, model, seed=seed, checkpoint=folder)
+        encoders.append(packed.encoder)
+        head = value_head(folder or Path(source.path), packed.model, seed=seed)
+        placed_critic = Critic(packed, head, critic, total_steps=total_steps)
     learner = TorchLearner(
         inputs.family,
         model,
@@ -91,6 +114,7 @@ def _place(
         temperature=temperature,
         total_steps=total_steps,
         reference=reference,
+        critic=placed_critic,
     )
     if checkpoint is not None:
         learner.restore(checkpoint)
@@ -104,5 +128,54 @@ def _place(
     return Placement(engine, learner, encoders)
 
 
-def _at(model: ModelConfig, checkpoint: Path) -> ModelConfig:
-    return model.model_copy(update={"path": str(checkpoint)})
+def critic_model(model: ModelConfig, critic: CriticConfig) -> ModelConfig:
+    """From which checkpoint a new critic's model is loaded, and how; with LoRA it has an adapter of its own."""
+    return model if critic.path is None else _at(model, critic.path)
+
+
+def check_critic_fits(critic: PreTrainedConfig, policy: PreTrainedConfig, path: str) -> None:
+    """Raise ModelError unless a critic from `path` can read the policy's tokens and pictures."""
+    for what, theirs, ours in (
+        ("model_type", critic.model_type, policy.model_type),
+        ("vocab_size", critic.get_text_config().vocab_size, policy.get_text_config().vocab_size),
+    ):
+        if theirs != ours:
+            raise ModelError(
+                f"{path}: {what} is {theirs}, the policy's is {ours}; the critic reads the policy's tokens, so "
+                "algorithm.critic.path must be a checkpoint of the same family and vocabulary"
+            )
+
+
+def _load_critic(
+    inputs: Inputs,
+    source: ModelConfig,
+    config: LearnerConfig,
+    policy: PreTrainedModel,
+    *,
+    seed: int,
+    checkpoint: Path | None,
+) -> PackedModel:
+    place = _place_of_weights(source, checkpoint)
+    check_critic_fits(read_config(place), policy.config, place.path)
+    model = _load(source, device=policy.device, seed=seed, checkpoint=checkpoint)
+    encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=source.is_vision_frozen)
+    return PackedModel(inputs.family, model, encoder, config)
+
+
+def _load(source: ModelConfig, *, device: torch.device, seed: int, checkpoint: Path | None) -> PreTrainedModel:
+    """A model as a run begins with it, or goes on with it from a checkpoint."""
+    model = load_model(_place_of_weights(source, checkpoint), device=device)
+    if source.lora is not None:
+        add_adapter(model, source.lora, seed=seed)
+        if checkpoint is not None:
+            load_adapter(model, checkpoint)
+    return model
+
+
+def _place_of_weights(source: ModelConfig, checkpoint: Path | None) -> ModelConfig:
+    """Under an adapter lies the model from which the run began: the checkpoint's has the adapter merged in."""
+    return source if checkpoint is None or source.lora is not None else _at(source, checkpoint)
+
+
+def _at(model: ModelConfig, checkpoint: Path | str) -> ModelConfig:
+    return ModelConfig.model_validate(model.model_dump() | {"path": str(checkpoint)})

@@ -23,9 +23,15 @@ class ProblemOrder:
 
         Raises ConfigError if the batch is larger than the data set.
         """
-        self._check(batch_size)
-        places = range(step * batch_size, (step + 1) * batch_size)
-        return [self._problem_at(place) for place in places]
+        return self.take(step * batch_size, batch_size)
+
+    def take(self, first: int, num_taken: int) -> list[int]:
+        """Indices of the problems drawn as number `first` and after, counted from the run's beginning.
+
+        Raises ConfigError if more are taken at once than there are.
+        """
+        self._check(num_taken)
+        return [self._problem_at(place) for place in range(first, first + num_taken)]
 
     def epoch_of(self, step: int, batch_size: int) -> float:
         """Passes over the data made before a step, in epochs."""

@@ -21,19 +21,25 @@ class Learner(Protocol):
         """Number of `update` calls that the weights have seen."""
         ...
 
-    def add_logprobs(self, batch: TrainBatch, algorithm: Algorithm) -> TrainBatch:
-        """The batch with the old and reference log-probabilities that the algorithm needs."""
+    def prepare(self, batch: TrainBatch, algorithm: Algorithm) -> TrainBatch:
+        """The batch with what the algorithm needs of the models, and with this step's KL coefficient.
+
+        The models give old and reference log-probabilities and the critic's values, each only if it is needed.
+        """
         ...
 
     def update(self, batch: TrainBatch, algorithm: Algorithm) -> dict[str, float]:
-        """Learn from one batch; give metrics. A non-finite gradient skips its step and says so.
+        """Learn from one batch, policy and critic; give metrics. A non-finite gradient skips its step and says so.
+
+        The batch has been through `prepare` and the algorithm's `assign_credit`. In the steps of the critic's warm-up
+        the policy, its optimizer and its schedule stay as they are.
 
         Raises RunError if engine and learner disagree on the batch's log-probabilities beyond the limit.
         """
         ...
 
     def weights(self) -> Mapping[str, Tensor]:
-        """The policy's parameters by name, tied ones once; for an engine."""
+        """The policy's parameters by name, tied ones once, an adapter merged in; for an engine."""
         ...
 
     def save(self, folder: Path) -> None:

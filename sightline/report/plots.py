@@ -79,6 +79,69 @@ class _Chart:
     metrics: Mapping[str, str]  # metric name -> label; those that no step recorded are left out
     is_share: bool = False
     is_logarithmic: bool = False
+    is_optional: bool = False  # not every run records it, and its absence is worth no word
+
+
+_ANSWER_CHARTS = (
+    _Chart(
+        title="Accuracy",
+        caption="Of sampled answers in training; points are evaluations, with 95 % intervals.",
+        metrics={"accuracy/sampled": "training"},
+        is_share=True,
+    ),
+    _Chart(
+        title="Response length",
+        caption="Mean number of tokens of an answer.",
+        metrics={"response/mean_tokens": "tokens"},
+    ),
+    _Chart(
+        title="Shares",
+        caption="Of answers in the asked format, thinking first, cut off; of groups with equal rewards.",
+        metrics={
+            "format/rate": "in format",
+            "response/thinking_fraction": "thinking",
+            "response/truncated_fraction": "cut off",
+            "group/zero_variance_fraction": "equal-reward groups",
+        },
+        is_share=True,
+    ),
+    _Chart(
+        title="KL to the reference",
+        caption="Nats a token, before a step's updates and as the loss sees it; the coefficient is its weight.",
+        metrics={"kl/mean": "before", "loss/kl": "in the loss", "kl/coefficient": "coefficient"},
+    ),
+    _Chart(title="Entropy", caption="Of the policy, nats a token.", metrics={"policy/entropy": "entropy"}),
+    _Chart(
+        title="Gradient norm",
+        caption="Before clipping, over all trained weights.",
+        metrics={"policy/gradient_norm": "norm"},
+    ),
+)
+_STABILITY_CHARTS = (
+    _Chart(
+        title="Clipped and rejected",
+        caption="Of response tokens: where a clip took effect, and which the correction of the rollout left out.",
+        metrics={
+            "policy/clip_fraction": "clipped",
+            "policy/dual_clip_fraction": "dual clip",
+            "correction/rejected_fraction": "rejected",
+        },
+        is_share=True,
+        is_optional=True,
+    ),
+    _Chart(
+        title="Critic",
+        caption="Explained variance of the returns: 1 is perfect, 0 as good as a constant; and the value loss.",
+        metrics={"critic/explained_variance": "explained variance", "critic/loss": "loss"},
+        is_optional=True,
+    ),
+    _Chart(
+        title="Engine against learner",
+        caption="Gap between the log-probabilities of sampling and of learning, nats; small is right.",
+        metrics={"parity/max_abs_logprob_gap": "largest", "parity/mean_abs_logprob_gap": "mean"},
+        is_logarithmic=True,
+    ),
+)
 
 
 def draw_plots(
@@ -97,6 +160,8 @@ def draw_plots(
             ]
             points = accuracy_points if chart.title == "Accuracy" else {}
             if not curves and not any(points.values()):
+                if chart.is_optional:
+                    continue
                 missing.append(f"{chart.title} ({', '.join(chart.metrics) or 'reward/…'})")
                 continue
             figure, axes = _new_figure()
@@ -141,46 +206,13 @@ def _charts(rows: Sequence[Row]) -> list[_Chart]:
                 **{name: name.removeprefix("reward/") for name in components[:5]},
             },
         ),
-        _Chart(
-            title="Accuracy",
-            caption="Of sampled answers in training; points are evaluations, with 95 % intervals.",
-            metrics={"accuracy/sampled": "training"},
-            is_share=True,
-        ),
-        _Chart(
-            title="Response length",
-            caption="Mean number of tokens of an answer.",
-            metrics={"response/mean_tokens": "tokens"},
-        ),
-        _Chart(
-            title="Shares",
-            caption="Of answers in the asked format, thinking first, cut off; of groups with equal rewards.",
-            metrics={
-                "format/rate": "in format",
-                "response/thinking_fraction": "thinking",
-                "response/truncated_fraction": "cut off",
-                "group/zero_variance_fraction": "equal-reward groups",
-            },
-            is_share=True,
-        ),
-        _Chart(title="KL to the reference", caption="Nats a token.", metrics={"loss/kl": "KL"}),
-        _Chart(title="Entropy", caption="Of the policy, nats a token.", metrics={"policy/entropy": "entropy"}),
-        _Chart(
-            title="Gradient norm",
-            caption="Before clipping, over all trained weights.",
-            metrics={"policy/gradient_norm": "norm"},
-        ),
+        *_ANSWER_CHARTS,
         _Chart(
             title="Loss",
             caption="The quantity that the optimizer lowers; with policy gradients its level means little.",
             metrics={name: name.removeprefix("loss/") for name in losses[:6]},
         ),
-        _Chart(
-            title="Engine against learner",
-            caption="Gap between the log-probabilities of sampling and of learning, nats; small is right.",
-            metrics={"parity/max_abs_logprob_gap": "largest", "parity/mean_abs_logprob_gap": "mean"},
-            is_logarithmic=True,
-        ),
+        *_STABILITY_CHARTS,
     ]
 
 

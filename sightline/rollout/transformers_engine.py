@@ -15,6 +15,7 @@ from sightline.errors import RunError
 from sightline.models.attention import PackedLayout, Span
 from sightline.models.family import Family
 from sightline.models.image_inputs import VisionEncoder
+from sightline.models.lora import PlainWeights
 from sightline.models.precision import forward_precision
 from sightline.rollout.decoding import DecodePlan, PrefillPlan
 from sightline.rollout.engine import Sampling
@@ -74,11 +75,11 @@ class TransformersEngine:
         self._end = torch.tensor(family.end_token_ids, device=self._device)
 
     def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
-        """Take over weights; those that are the model's own tensors already stay where they are."""
-        own = dict(self._model.named_parameters())
-        with torch.no_grad():
-            for name, weight in weights.items():
-                if weight.data_ptr() != own[name].data_ptr():
+        """Take over another model's weights; the model's own, and its adapter's, are where they belong already."""
+        if not (isinstance(weights, PlainWeights) and weights.model is self._model):
+            own = dict(self._model.named_parameters())
+            with torch.no_grad():
+                for name, weight in weights.items():
                     own[name].copy_(weight)
         self._policy_version = policy_version
 

@@ -91,7 +91,7 @@ def test_training_leaves_metrics_rollouts_pictures_evaluations_checkpoints_and_a
 def test_a_dry_run_tells_tokens_steps_and_memory_and_writes_nothing(
     commands: CommandServer, tiny_folders: dict[str, Path], task_folder: Path, tmp_path: Path
 ) -> None:
-    recipe = _recipe(tmp_path, tiny_folders["qwen2_5_vl"], task_folder, algorithm={"kl_coefficient": 0.1})
+    recipe = _recipe(tmp_path, tiny_folders["qwen2_5_vl"], task_folder, algorithm={"kl": {"coefficient": 0.1}})
     outcome = commands.run(["train", recipe, "--dry-run"])
     assert outcome.exit_code == 0, outcome.stderr
     assert not outcome.stderr
@@ -104,7 +104,7 @@ def test_a_dry_run_tells_tokens_steps_and_memory_and_writes_nothing(
     for line in ("weights and reference: ", "gradients and AdamW: ", "activations of a full row", "keys and values"):
         assert re.search(re.escape(line) + r".*\d GiB", outcome.stdout)
     resolved = yaml.safe_load(outcome.stdout.split("resolved recipe:\n")[1])
-    assert resolved["algorithm"]["kl_coefficient"] == 0.1
+    assert resolved["algorithm"]["kl"]["coefficient"] == 0.1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recipe.yaml"]
 
 

@@ -36,5 +36,5 @@ def _updated_weights(folder: Path) -> dict[str, Tensor]:
     ]
     batch = make_batch(groups, [[float(index % 2) for index in range(8)]] * len(groups))
     algorithm = Grpo()
-    learner.update(batch.with_advantages(algorithm.advantages(batch)), algorithm)
+    learner.update(algorithm.assign_credit(batch), algorithm)
     return {name: weight.detach().clone() for name, weight in tiny.model.named_parameters()}

@@ -69,7 +69,7 @@ def _train_recipe(folder: Path, data: Path, model: Path) -> Path:
         "steps": NUM_STEPS,
         "rollout": {"prompts_per_step": 2, "group_size": 2, "max_response_tokens": 8},
         "reward": {"components": [{"name": "accuracy", "weight": 1.0}]},
-        "algorithm": {"kl_coefficient": 0.01},
+        "algorithm": {"kl": {"coefficient": 0.01}},
         "learner": {"learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 2, "num_minibatches": 2},
         "checkpoint": {"every_steps": EVERY_STEPS},
     }
@@ -86,7 +86,9 @@ def _outcome(run: Path) -> dict[str, object]:
         for line in (run / "metrics.jsonl").read_text().splitlines()
     ]
     return {
-        "checkpoint": {path.name: path.read_bytes() for path in checkpoint.iterdir()},
+        "checkpoint": {
+            str(path.relative_to(checkpoint)): path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()
+        },
         "checkpoints": sorted(path.name for path in (run / "checkpoints").iterdir()),
         "rollouts": {path.name: path.read_bytes() for path in (run / "rollouts").iterdir()},
         "images": sorted(path.name for path in (run / "images").iterdir()),
@@ -203,6 +205,38 @@ def test_a_run_that_is_lengthened_after_its_end_goes_on_as_one_planned_longer(
     commands: CommandServer, data: Path, cold_started: Path, tmp_path: Path
 ) -> None:
     _assert_same(*_in_two_parts_and_at_once(commands, tmp_path, data, cold_started))
+
+
+def test_critic_steered_kl_and_refreshed_reference_go_on_to_the_bit(
+    commands: CommandServer, data: Path, cold_started: Path, tmp_path: Path
+) -> None:
+    kl = "{coefficient: 0.05, target: 0.01, horizon: 20, refresh_every_steps: 3}"
+    critic = "{learning_rate: 1e-3, warmup_steps: 1}"
+    overrides = ["algorithm.name=ppo", f"algorithm.kl={kl}", f"algorithm.critic={critic}"]
+    in_parts, at_once = _in_two_parts_and_at_once(commands, tmp_path, data, cold_started, *overrides)
+    _assert_same(in_parts, at_once)
+    checkpoint, metrics = at_once["checkpoint"], at_once["metrics"]
+    assert isinstance(checkpoint, dict)
+    assert isinstance(metrics, list)
+    assert {"reference.safetensors", "critic/value_head.safetensors", "critic/optimizer.safetensors"} <= set(checkpoint)
+    assert len({row["kl/coefficient"] for row in metrics}) > 3
+    assert "policy/gradient_norm" not in metrics[0]
+    assert all(row["critic/loss"] is not None for row in metrics)
+
+
+def test_prompts_that_replaced_others_are_not_drawn_again_after_a_stop(
+    commands: CommandServer, data: Path, cold_started: Path, tmp_path: Path
+) -> None:
+    overrides = ["algorithm={name: dapo, max_generation_rounds: 3}"]
+    in_parts, at_once = _in_two_parts_and_at_once(commands, tmp_path, data, cold_started, *overrides)
+    metrics = at_once["metrics"]
+    assert isinstance(metrics, list)
+    for row in (*metrics, *in_parts["metrics"]):  # type: ignore[misc]
+        row.pop("vision/preprocessings_per_image")  # counts the process's work; pictures come again
+    _assert_same(in_parts, at_once)
+    rounds = [row["group/generation_rounds"] for row in metrics]
+    assert max(rounds) > 1
+    assert metrics[-1]["epoch"] > NUM_STEPS * 2 / (2 * NUM_STEPS), "replacements count as drawn"
 
 
 def test_what_a_frozen_tower_kept_of_earlier_steps_is_found_again_to_the_bit(

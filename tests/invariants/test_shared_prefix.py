@@ -43,7 +43,7 @@ def _gradients(tiny: TinyModel, batch: TrainBatch, **options: object) -> dict[st
         for name, parameter in tiny.model.named_parameters():
             seen[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
 
-    learner._optimizer.register_step_pre_hook(remember)
+    learner._learning.optimizer.register_step_pre_hook(remember)
     learner.update(batch.with_advantages(batch.response_mask_N.float()), Supervised())
     return seen
 
@@ -77,7 +77,7 @@ def test_packed_group_has_the_logprobs_of_one_sequence_at_a_time(
     prompt = tiny.prompt("a", "How many red dots?", sizes)
     answers = random_answers(tiny, LENGTHS, seed=1)
     batch = make_batch([(prompt, answers)], [[1.0] * len(answers)])
-    ours = _learner(tiny)._score(batch, tiny.model, tiny.encoder)
+    ours = _learner(tiny)._policy.logprobs(batch)
     copy = reference_copy(tiny, tiny_folders[tiny.model.config.model_type])
     with torch.no_grad():
         theirs = torch.cat([one_at_a_time_logprobs(copy, prompt, answer) for answer in answers])
@@ -122,7 +122,7 @@ def test_shared_prompt_has_the_gradients_of_copied_prompts(tiny: TinyModel, tiny
 def test_gradient_does_not_depend_on_the_token_budget(tiny: TinyModel, max_tokens: int) -> None:
     groups = _mixed_groups(tiny)
     batch = make_batch(groups, [[1.0] * len(answers) for _, answers in groups])
-    assert len(_learner(tiny, max_tokens=max_tokens)._pack(batch)) > len(_learner(tiny)._pack(batch))
+    assert len(_learner(tiny, max_tokens=max_tokens)._policy.pack(batch)) > len(_learner(tiny)._policy.pack(batch))
     _assert_same_gradients(_gradients(tiny, batch, max_tokens=max_tokens), _gradients(tiny, batch), relative=1e-4)
 
 

@@ -192,7 +192,19 @@ def test_a_supervised_run_shows_its_loss_and_says_what_it_does_not_record(tmp_pa
     titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "figure"]
     assert titles == ["Loss"]
     assert "Not recorded in this run: Reward (reward/mean);" in page.words
-    assert "KL to the reference (loss/kl)" in page.words
+    assert "KL to the reference (kl/mean, loss/kl, kl/coefficient)" in page.words
+
+
+def test_a_critic_and_its_clips_are_drawn_where_there_is_one_and_not_missed_elsewhere(tmp_path: Path) -> None:
+    with empty_run(tmp_path / "with") as run:
+        for step in (1, 2, 3):
+            run.append_metrics(step, {"critic/loss": 1.0 / step, "policy/clip_fraction": 0.1})
+    page = report_of(tmp_path / "with")
+    titles = [attributes["aria-label"] for tag, attributes in page.tags if tag == "figure"]
+    assert titles == ["Clipped and rejected", "Critic"]
+    with empty_run(tmp_path / "without") as run:
+        run.append_metrics(1, {"reward/mean": 0.5})
+    assert "Critic" not in report_of(tmp_path / "without").words
 
 
 def test_curves_of_nothing_but_null_are_missing_and_not_an_error(tmp_path: Path) -> None:

@@ -73,7 +73,9 @@ def _as_batch(groups: Sequence[Sequence[Rollout]]) -> TrainBatch:
                 for rollout in group
             ]
             for group in groups
-        ]
+        ],
+        max_response_tokens=10,
+        component_weights={},
     )
 
 
@@ -84,7 +86,7 @@ def _learner_logprobs(
     learner = TorchLearner(
         family or tiny.inputs.family, tiny.model, tiny.encoder, config, temperature=temperature, total_steps=1
     )
-    scored = learner.add_logprobs(batch, Grpo()).old_logprobs_N
+    scored = learner.prepare(batch, Grpo()).old_logprobs_N
     assert scored is not None
     return scored
 
