@@ -161,6 +161,18 @@ def _gradient(values_N: Tensor) -> Tensor:
     return torch.zeros_like(values_N) if values_N.grad is None else values_N.grad
 
 
+def kl_batch(**changes: Any) -> TrainBatch:
+    """Answers of 2 and 1 tokens; log-ratios to the reference 0.5, 0.1 and -0.2; the step's coefficient is 0.5."""
+    return train_batch(
+        [[2, 1]],
+        [[1.0, 0.0]],
+        old_logprobs_N=[-1.0, -1.0, -1.0],
+        reference_logprobs_N=[-1.5, -1.1, -0.8],
+        kl_coefficient=0.5,
+        **changes,
+    )
+
+
 KL = {"coefficient": 0.1}
 SHARED_VARIANTS: tuple[dict[str, Any], ...] = (
     {},

@@ -17,25 +17,13 @@ from sightline.algorithms.returns import (
     token_rewards,
 )
 from sightline.batch import TrainBatch
-from tests.algorithms.batches import Case, cases, train_batch
+from tests.algorithms.batches import Case, cases, kl_batch, train_batch
 
 IN_REWARD = KlConfig(coefficient=0.1, place="reward", estimator="k1")
 
 
 def _close(actual: Tensor, expected: list[float]) -> None:
     torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-6, rtol=1e-6)
-
-
-def _kl_batch(**changes: object) -> TrainBatch:
-    """Answers of 2 and 1 tokens; log-ratios to the reference 0.5, 0.1 and -0.2; the step's coefficient is 0.5."""
-    return train_batch(
-        [[2, 1]],
-        [[1.0, 0.0]],
-        old_logprobs_N=[-1.0, -1.0, -1.0],
-        reference_logprobs_N=[-1.5, -1.1, -0.8],
-        kl_coefficient=0.5,
-        **changes,
-    )
 
 
 def test_an_answers_reward_stands_at_its_last_token() -> None:
@@ -56,19 +44,19 @@ def test_unscored_answers_have_no_token_rewards() -> None:
 
 def test_kl_in_the_reward_is_taken_off_token_by_token_with_the_steps_coefficient() -> None:
     # 0 - 0.5 * 0.5, 1 - 0.5 * 0.1, 0 + 0.5 * 0.2
-    _close(token_rewards(_kl_batch(), IN_REWARD), [-0.25, 0.95, 0.1])
-    _close(penalised_rewards(_kl_batch(), IN_REWARD), [0.7, 0.1])
+    _close(token_rewards(kl_batch(), IN_REWARD), [-0.25, 0.95, 0.1])
+    _close(penalised_rewards(kl_batch(), IN_REWARD), [0.7, 0.1])
 
 
 def test_masked_tokens_pay_no_kl() -> None:
-    batch = _kl_batch(response_mask_N=[False, True, True])
+    batch = kl_batch(response_mask_N=[False, True, True])
     _close(token_rewards(batch, IN_REWARD), [0.0, 0.95, 0.1])
     _close(penalised_rewards(batch, IN_REWARD), [0.95, 0.1])
 
 
 @pytest.mark.parametrize("kl", [KlConfig(coefficient=0.1), KlConfig(place="reward")])
 def test_kl_elsewhere_leaves_rewards_alone(kl: KlConfig) -> None:
-    batch = _kl_batch()
+    batch = kl_batch()
     assert token_rewards(batch, kl).tolist() == [0.0, 1.0, 0.0]
     assert penalised_rewards(batch, kl).tolist() == [1.0, 0.0]
 
