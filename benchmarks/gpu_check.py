@@ -4,7 +4,9 @@
     python benchmarks/gpu_check.py --tiny --out cpu.json     # the same code on a CPU, tiny shapes
 
 Exactness: a tiny model's log-probabilities on this device (FlexAttention, varlen vision) against the CPU's dense mask.
-Speed: forward and backward of one group (a picture of 1,024 tokens, G answers), and tokens per second of generation.
+Algorithms: gradient norms of one update of each on this device against the CPU, critic and entropy included.
+Speed: forward and backward of one group (a picture of 1,024 tokens, G answers), with the entropy in the loss and with
+LoRA if there is peft, and tokens per second of generation.
 """
 
 import argparse
@@ -16,21 +18,27 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, PreTrainedModel, Qwen2_5_VLConfig
 
-from sightline.algorithms import Grpo
+from sightline.algorithms import AlgorithmConfig, Grpo
+from sightline.algorithms.algorithm import Algorithm
 from sightline.batch import TrainBatch, make_train_batch
 from sightline.config import LearnerConfig
+from sightline.learner.critic import Critic, value_head
+from sightline.learner.packed_model import PackedModel
 from sightline.learner.torch_learner import TorchLearner
 from sightline.models.attention import use_sightline_attention
-from sightline.models.config import ModelConfig
+from sightline.models.config import LoraConfig, ModelConfig
 from sightline.models.image_inputs import VisionEncoder
 from sightline.models.loading import load_model
+from sightline.models.lora import add_adapter, has_adapter
 from sightline.models.precision import default_device
 from sightline.models.tiny import write_tiny_model
 from sightline.prompts import Inputs, load_inputs
@@ -69,12 +77,22 @@ def main() -> None:
         write_tiny_model("qwen2_5_vl", Path(folder))
         inputs = load_inputs(ModelConfig(path=folder))
         results["exactness"] = check_exactness(inputs, device)
+        results["algorithms"] = check_algorithms(inputs, device)
         model = load_model(inputs.model, device=device) if options.tiny else three_billion(inputs, device)
     for checkpointing in (False, True):
         results[f"group, activation_checkpointing={checkpointing}"] = time_group(
             inputs, model, work, checkpointing=checkpointing
         )
+    results["group, entropy in the loss"] = time_group(
+        inputs, model, work, checkpointing=False, algorithm=Grpo(entropy_coefficient=0.01)
+    )
     results["generation"] = time_generation(inputs, model, work)
+    if find_spec("peft") is None:
+        results["LoRA"] = "not tried: there is no peft here"
+    else:
+        add_adapter(model, LoraConfig(), seed=0)
+        results["group, LoRA"] = time_group(inputs, model, work, checkpointing=False)
+        results["generation, LoRA"] = time_generation(inputs, model, work)
     for name, value in results.items():
         print(f"{name}: {value}")
     options.out.write_text(json.dumps(results, indent=2))
@@ -96,6 +114,33 @@ def check_exactness(inputs: Inputs, device: torch.device) -> dict[str, float]:
         logprobs[name] = scored.old_logprobs_N
     gaps_N = (logprobs["cpu"] - logprobs["device"]).abs()
     return {"mean_gap": float(gaps_N.mean()), "max_gap": float(gaps_N.max())}
+
+
+def check_algorithms(inputs: Inputs, device: torch.device) -> dict[str, float]:
+    """Relative gap between the gradient norms of one update here and on the CPU, by algorithm; the critic's too."""
+    prompts = [_prompt(inputs, number, side) for number, side in enumerate((0, 112, 200))]
+    batch = replace(_batch(prompts, group_size=4, response_tokens=40), greedy_rewards_P=torch.full((3,), 0.5))
+    gaps: dict[str, float] = {}
+    for algorithm_class in get_args(get_args(AlgorithmConfig)[0]):
+        algorithm = algorithm_class(entropy_coefficient=0.01)
+        here, there = (_update_once(inputs, place, batch, algorithm) for place in (device, torch.device("cpu")))
+        for key in ("policy/gradient_norm", "critic/gradient_norm"):
+            if key in here:
+                gaps[f"{algorithm.name} {key}"] = abs(here[key] / there[key] - 1)
+    return gaps
+
+
+def _update_once(inputs: Inputs, device: torch.device, batch: TrainBatch, algorithm: Algorithm) -> dict[str, float]:
+    config = LearnerConfig(max_gradient_norm=1e9)
+    models = [load_model(inputs.model, device=device) for _ in range(1 if algorithm.critic_config is None else 2)]
+    encoders = [VisionEncoder(inputs.family, each, inputs.image_inputs, is_frozen=False) for each in models]
+    critic = None
+    if algorithm.critic_config is not None:
+        packed = PackedModel(inputs.family, models[1], encoders[1], config)
+        head = value_head(Path(inputs.model.path), models[1], seed=0)
+        critic = Critic(packed, head, algorithm.critic_config, total_steps=1)
+    learner = TorchLearner(inputs.family, models[0], encoders[0], config, temperature=1.0, total_steps=1, critic=critic)
+    return learner.update(algorithm.assign_credit(learner.prepare(batch, algorithm)), algorithm)
 
 
 def three_billion(inputs: Inputs, device: torch.device) -> PreTrainedModel:
@@ -135,22 +180,25 @@ def three_billion(inputs: Inputs, device: torch.device) -> PreTrainedModel:
     return model
 
 
-def time_group(inputs: Inputs, model: PreTrainedModel, work: Work, *, checkpointing: bool) -> dict[str, float]:
+def time_group(
+    inputs: Inputs, model: PreTrainedModel, work: Work, *, checkpointing: bool, algorithm: Algorithm | None = None
+) -> dict[str, float]:
     """One optimizer step on one group: picture, prompt, answers, backward."""
-    encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=False)
+    algorithm = algorithm or Grpo()
+    encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=has_adapter(model))
     config = LearnerConfig(learning_rate=1e-9, activation_checkpointing=checkpointing)
     if not checkpointing:
         model.gradient_checkpointing_disable()
     learner = TorchLearner(inputs.family, model, encoder, config, temperature=1.0, total_steps=10**6)
     batch = _batch([_prompt(inputs, 0, work.picture_side)], work.group_size, work.response_tokens)
     batch = batch.with_advantages(batch.response_mask_N.float())
-    return _timed(lambda: learner.update(batch, Grpo()), work.repeats)
+    return _timed(lambda: learner.update(batch, algorithm), work.repeats)
 
 
 def time_generation(inputs: Inputs, model: PreTrainedModel, work: Work) -> dict[str, float]:
     """Sample groups from distinct pictures; the end of turn is forbidden, so that every answer has full length."""
     encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=False)
-    inputs.family.forbidden_token_ids += inputs.family.end_token_ids
+    inputs.family.forbidden_token_ids = tuple({*inputs.family.forbidden_token_ids, *inputs.family.end_token_ids})
     engine = TransformersEngine(inputs.family, model, encoder, max_sequences=work.num_prompts * work.group_size)
     prompts = [_prompt(inputs, number, work.picture_side) for number in range(work.num_prompts)]
     sampling = Sampling(
@@ -220,11 +268,16 @@ def _batch(prompts: list[Prompt], group_size: int, response_tokens: int) -> Trai
             )
             group.append(
                 ScoredRollout(
-                    rollout=rollout, rewards={}, reward=float(index % 2), extracted_answer=None, is_correct=None
+                    rollout=rollout,
+                    rewards={},
+                    contributions={"accuracy": float(index % 2)},
+                    reward=float(index % 2),
+                    extracted_answer=None,
+                    is_correct=None,
                 )
             )
         groups.append(group)
-    batch = make_train_batch(groups, max_response_tokens=response_tokens, component_weights={})
+    batch = make_train_batch(groups, max_response_tokens=response_tokens, component_weights={"accuracy": 1.0})
     return replace(batch, sampling_logprobs_N=None)  # nothing was sampled
 
 
