@@ -195,6 +195,22 @@ class TrainRecipe(_Recipe):
         return self
 
     @model_validator(mode="after")
+    def _options_have_an_effect(self) -> Self:
+        dual_clip = getattr(self.algorithm, "dual_clip", None)
+        if dual_clip is not None and self.learner.updates_per_step == 1:
+            raise ValueError(
+                f"algorithm.dual_clip is {dual_clip:g}, but with one update a step every ratio is 1; leave it out, or "
+                "raise learner.num_epochs or num_minibatches"
+            )
+        refresh = self.algorithm.kl.refresh_every_steps
+        if refresh is not None and refresh >= self.steps:
+            raise ValueError(
+                f"algorithm.kl.refresh_every_steps is {refresh} of {self.steps} steps; the reference would never "
+                "change; leave it out, or lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _there_are_components_to_tell_apart(self) -> Self:
         if self.algorithm.name == "gdpo" and len(self.reward.components) < 2:
             raise ValueError(

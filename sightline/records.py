@@ -5,9 +5,14 @@ from collections.abc import Iterator, Sequence
 from sightline.types import Problem, ScoredRollout
 
 
-def rollout_rows(step: int, groups: Sequence[Sequence[ScoredRollout]]) -> Iterator[dict[str, object]]:
-    """One JSON-ready row for each rollout: enough to show it, to grade it again, and to train on it again."""
-    for group in groups:
+def rollout_rows(
+    step: int, groups: Sequence[Sequence[ScoredRollout]], *, is_learned_from: Sequence[bool]
+) -> Iterator[dict[str, object]]:
+    """One JSON-ready row for each rollout: enough to show it, to grade it again, and to train on it again.
+
+    `is_learned_from` says for each group whether the step learned from it.
+    """
+    for group, is_learned in zip(groups, is_learned_from, strict=True):
         for scored in group:
             rollout = scored.rollout
             problem = rollout.prompt.problem
@@ -15,6 +20,7 @@ def rollout_rows(step: int, groups: Sequence[Sequence[ScoredRollout]]) -> Iterat
                 "step": step,
                 "problem_id": problem.id,
                 "index": rollout.index,
+                "is_learned_from": is_learned,
                 "question": question_text(problem),
                 "answer": problem.answer,
                 "images": [image.digest for image in rollout.prompt.images],

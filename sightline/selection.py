@@ -39,6 +39,12 @@ class GroupSelection:
         """What the step learns from; if no group has different rewards, the first ones as they are."""
         return self.scored if self._rule == "keep" else self._varied() or self.scored[: self._num_groups]
 
+    @property
+    def is_chosen(self) -> list[bool]:
+        """For each group that was generated, whether the step learns from it."""
+        chosen = {id(group) for group in self.chosen}
+        return [id(group) in chosen for group in self.scored]
+
     def metrics(self) -> dict[str, float]:
         """Rounds, and the share of all generated groups that are learned from."""
         share = len(self.chosen) / len(self.scored)

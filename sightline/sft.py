@@ -58,7 +58,8 @@ def fine_tune(recipe: SftRecipe) -> Path:
                         [solutions[index] for index in indices],
                         max_response_tokens=recipe.max_response_tokens,
                     )
-                    metrics = learner.update(algorithm.assign_credit(batch), algorithm)
+                    batch = algorithm.assign_credit(learner.prepare(batch, algorithm))
+                    metrics = learner.update(batch, algorithm)
                     placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
                 done = step + 1
                 metrics = metrics | timer.metrics()

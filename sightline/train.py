@@ -12,7 +12,7 @@ from sightline.data import ProblemOrder
 from sightline.errors import RunError
 from sightline.evaluate import Evaluations, load_heldout, make_evaluator
 from sightline.learner.checkpoint import num_drawn_before, save_checkpoint
-from sightline.metrics import PhaseTimer, step_line
+from sightline.metrics import PhaseTimer, mean, step_line
 from sightline.progress import live_line
 from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
 from sightline.recipe import recipe_as_plain
@@ -58,9 +58,9 @@ def train(recipe: TrainRecipe) -> Path:
                         rollouts = engine.generate(prompts, _sampling(recipe, step, selection.num_rounds))
                     with timer.phase("reward"):
                         selection.add(scorer.score(rollouts))
-                metrics = reward_metrics(selection.scored) | selection.metrics()
-                _stop_if_unscored(metrics, recipe.max_unscored_fraction)
+                    _stop_if_unscored(selection.scored, recipe.max_unscored_fraction)
                 greedy = _greedy_answers(recipe, step, selection, engine, scorer, timer)
+                metrics = reward_metrics(selection.scored) | selection.metrics() | _greedy_metrics(greedy)
                 with timer.phase("update"):
                     batch = _train_batch(recipe, selection, greedy)
                     batch = learner.prepare(batch, algorithm)
@@ -71,7 +71,7 @@ def train(recipe: TrainRecipe) -> Path:
                 done = step + 1
                 metrics |= _work_metrics(selection.scored, counters, _vision_counters(inputs, placement))
                 metrics |= {"epoch": num_drawn / order.num_problems}
-                _record(run, inputs, done, selection.scored, metrics, timer)
+                _record(run, inputs, done, selection, metrics, timer)
                 line.advance(sum(timer.seconds().values()), f"reward {metrics['reward/mean']:.3f}")
                 evaluations.after_step(done)
                 if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
@@ -103,7 +103,16 @@ def _greedy_answers(
     with timer.phase("rollout"):
         rollouts = engine.generate(prompts, sampling)
     with timer.phase("reward"):
-        return [group[0] for group in scorer.score(rollouts)]
+        scored = scorer.score(rollouts)
+    _stop_if_unscored(scored, recipe.max_unscored_fraction)
+    return [group[0] for group in scored]
+
+
+def _greedy_metrics(greedy: Sequence[ScoredRollout] | None) -> dict[str, float]:
+    if greedy is None:
+        return {}
+    rewards = [answer.reward for answer in greedy if answer.reward is not None]
+    return {"greedy/reward": mean(rewards), "greedy/unscored_fraction": 1 - len(rewards) / len(greedy)}
 
 
 def _train_batch(recipe: TrainRecipe, selection: GroupSelection, greedy: Sequence[ScoredRollout] | None) -> TrainBatch:
@@ -115,8 +124,8 @@ def _train_batch(recipe: TrainRecipe, selection: GroupSelection, greedy: Sequenc
     )
 
 
-def _stop_if_unscored(metrics: dict[str, float], limit: float) -> None:
-    share = metrics["reward/unscored_fraction"]
+def _stop_if_unscored(groups: Sequence[Sequence[ScoredRollout]], limit: float) -> None:
+    share = mean([float(answer.reward is None) for group in groups for answer in group])
     if share > limit:
         raise RunError(
             f"{share:.0%} of this step's answers could not be graded, more than max_unscored_fraction = {limit:.0%}; "
@@ -149,16 +158,16 @@ def _record(
     run: RunDirectory,
     inputs: Inputs,
     step: int,
-    scored: Sequence[Sequence[ScoredRollout]],
+    selection: GroupSelection,
     metrics: dict[str, float],
     timer: PhaseTimer,
 ) -> None:
     """Write the step's rollouts, pictures and metrics, and one line for the person."""
-    for group in scored:
+    for group in selection.scored:
         for image in group[0].rollout.prompt.images:
             if not run.has_image(image.digest):
                 run.save_image(image.digest, inputs.images.open(image))
-    run.write_rollouts(step, rollout_rows(step, scored))
+    run.write_rollouts(step, rollout_rows(step, selection.scored, is_learned_from=selection.is_chosen))
     times = timer.metrics()
     metrics = metrics | times | {"tokens/per_second": metrics["tokens/response"] / times["time/rollout_seconds"]}
     run.append_metrics(step, metrics)

@@ -24,13 +24,13 @@ class CorrectionConfig(Section):
 
     weight: Literal["token", "sequence"] | None = None
     """Multiply each token's loss by its own ratio, or by the product of its answer's; null: by nothing."""
-    weight_cap: float | None = Field(default=None, gt=0)
+    weight_cap: float | None = Field(default=None, ge=1)
     """Larger weights count as this; null: no cap."""
     reject: Level | None = None
     """Leave out tokens whose ratio is out of bounds; or answers by the product or the geometric mean of theirs."""
-    reject_below: float | None = Field(default=None, gt=0)
+    reject_below: float | None = Field(default=None, gt=0, lt=1)
     """The least ratio that is kept; null: no bound."""
-    reject_above: float | None = Field(default=None, gt=0)
+    reject_above: float | None = Field(default=None, gt=1)
     """The largest ratio that is kept; null: no bound."""
 
     @model_validator(mode="after")
@@ -42,10 +42,6 @@ class CorrectionConfig(Section):
             raise ValueError("reject_below and reject_above say what reject leaves out; give reject as well")
         if self.reject is not None and not has_bound:
             raise ValueError(f"reject: {self.reject} needs reject_below, reject_above or both")
-        if self.reject_below is not None and self.reject_above is not None and self.reject_below >= self.reject_above:
-            raise ValueError(
-                f"reject_below is {self.reject_below:g} and reject_above {self.reject_above:g}; nothing lies between"
-            )
         return self
 
     @property

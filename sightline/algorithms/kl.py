@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sightline.algorithms.surrogates import log_ratio
+from sightline.algorithms.surrogates import MAX_LOG_RATIO, log_ratio
 from sightline.section import Section
 
 KlEstimator = Literal["k1", "k2", "k3"]
@@ -18,7 +18,7 @@ DEFAULT_HORIZON = 10_000
 class KlConfig(Section):
     """How far the policy may go from a reference, the recipe's `model` unless it is refreshed."""
 
-    coefficient: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    coefficient: float = Field(default=0.0, ge=0)
     """Weight of the KL; at 0 no reference model is kept."""
     estimator: KlEstimator = "k3"
     """Per-token estimate; with d = log(policy / reference): k1 = d, k2 = d^2 / 2, k3 = e^-d - 1 + d."""
@@ -73,12 +73,13 @@ class KlConfig(Section):
     def next_coefficient(self, coefficient: float, *, mean_kl: float, num_answers: int) -> float:
         """The coefficient after a step whose mean KL per token was `mean_kl` nats.
 
-        It moves by at most a fifth of num_answers / horizon. Source: Ziegler et al., arXiv:1909.08593, section 2.2.
+        It moves by at most a fifth of num_answers / horizon, of which no more than 1 counts. Source: Ziegler et al.,
+        arXiv:1909.08593, section 2.2.
         """
         if self.target is None:
             return coefficient
         error = min(max(mean_kl / self.target - 1, -0.2), 0.2)
-        return coefficient * (1 + error * num_answers / (self.horizon or DEFAULT_HORIZON))
+        return coefficient * (1 + error * min(1.0, num_answers / (self.horizon or DEFAULT_HORIZON)))
 
 
 class RewardKlConfig(KlConfig):
@@ -93,13 +94,15 @@ class RewardKlConfig(KlConfig):
 def kl_estimate(logprobs_N: Tensor, reference_logprobs_N: Tensor, estimator: KlEstimator) -> Tensor:
     """Estimate in nats, (N,): k1 = d, k2 = d^2 / 2, k3 = e^-d - 1 + d, with d = log(policy / reference).
 
-    k1 is unbiased and can be negative; k3 is unbiased and never negative; k2's gradient is that of the KL.
+    k1 is unbiased and can be negative; k3 is unbiased and never negative; k2's gradient is that of the KL. Where -d is
+    beyond 20, k3 goes on along its tangent: it stays finite, and its gradient goes on pulling.
     """
-    difference_N = log_ratio(logprobs_N, reference_logprobs_N)
+    difference_N = logprobs_N - reference_logprobs_N
     match estimator:
         case "k1":
             return difference_N
         case "k2":
             return difference_N.square() / 2
         case "k3":
-            return (-difference_N).exp() - 1 + difference_N
+            bounded_N = (-difference_N).clamp(max=MAX_LOG_RATIO)
+            return bounded_N.exp() * (1 - difference_N - bounded_N) - 1 + difference_N

@@ -41,7 +41,7 @@ class PolicyGradient(Section, ABC):
     """How far the policy may go from a reference."""
     correction: CorrectionConfig = CorrectionConfig()
     """What is done about the gap between engine and learner."""
-    entropy_coefficient: float = Field(default=0.0, allow_inf_nan=False)
+    entropy_coefficient: float = Field(default=0.0)
     """Weight of the policy's entropy, which is taken off each token's loss."""
     truncated_answers: Literal["learn", "mask"] = "learn"
     """Answers cut off by the token limit are learned from like others, or left out of the loss (DAPO's filter)."""
@@ -140,11 +140,10 @@ class PolicyGradient(Section, ABC):
             loss_N = loss_N * weights_N
             metrics |= {"correction/weight": weights_N, "correction/rejected_fraction": is_rejected_N.float()}
         metrics["loss/policy"] = loss_N.detach()
-        if tokens.reference_logprobs_N is not None:
+        if tokens.reference_logprobs_N is not None and self.kl.place == "loss":
             kl_N = self.kl.in_loss(tokens.logprobs_N, tokens.old_logprobs_N, tokens.reference_logprobs_N)
             metrics["loss/kl"] = kl_N.detach()
-            if self.kl.place == "loss":
-                loss_N = loss_N + tokens.kl_coefficient * kl_N
+            loss_N = loss_N + tokens.kl_coefficient * kl_N
         if self.entropy_coefficient != 0:
             loss_N = loss_N - self.entropy_coefficient * tokens.entropy_N
         return TokenLoss(loss_N, metrics)

@@ -3,6 +3,7 @@
 A_t = sum of rewards from t on - r(greedy answer). One more answer per prompt is generated and graded.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -30,10 +31,17 @@ class Remax(Clipped):
             old_logprobs=shared.old_logprobs, reference_logprobs=shared.reference_logprobs, greedy_answers=True
         )
 
+    def with_credit(self, batch: TrainBatch) -> TrainBatch:
+        """The batch with advantages, answers without a baseline masked."""
+        mask_N = batch.response_mask_N & ~self._baselines(batch).isnan()
+        return super().with_credit(replace(batch, response_mask_N=mask_N))
+
     def advantages(self, batch: TrainBatch) -> Tensor:
         """Return from each token on, less the baseline, (N,)."""
-        assert batch.greedy_rewards_P is not None
         returns_N = discounted_returns(token_rewards(batch, self.kl), batch, discount=1.0)
-        baselines_N = batch.greedy_rewards_P[batch.prompt_of_answer_B][batch.answer_of_token_N]
-        counts_N = batch.response_mask_N & ~baselines_N.isnan()
-        return torch.where(counts_N, returns_N - baselines_N, 0.0)
+        return torch.where(batch.response_mask_N, returns_N - self._baselines(batch), 0.0)
+
+    def _baselines(self, batch: TrainBatch) -> Tensor:
+        """The greedy answer's reward for each token, (N,)."""
+        assert batch.greedy_rewards_P is not None
+        return batch.greedy_rewards_P[batch.prompt_of_answer_B][batch.answer_of_token_N]

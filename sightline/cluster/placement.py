@@ -130,19 +130,27 @@ def _place(
 
 def critic_model(model: ModelConfig, critic: CriticConfig) -> ModelConfig:
     """From which checkpoint a new critic's model is loaded, and how; with LoRA it has an adapter of its own."""
-    return model if critic.path is None else _at(model, critic.path)
+    if critic.path is None:
+        return model
+    return _at(model, critic.path).model_copy(update={"trust_remote_code": False})  # that was said of the model's
 
 
 def check_critic_fits(critic: PreTrainedConfig, policy: PreTrainedConfig, path: str) -> None:
     """Raise ModelError unless a critic from `path` can read the policy's tokens and pictures."""
-    for what, theirs, ours in (
+    compared: list[tuple[str, object, object]] = [
         ("model_type", critic.model_type, policy.model_type),
         ("vocab_size", critic.get_text_config().vocab_size, policy.get_text_config().vocab_size),
-    ):
+    ]
+    for name in ("image_token_id", "scale_factor"):
+        compared.append((name, getattr(critic, name, None), getattr(policy, name, None)))
+    for name in ("image_size", "patch_size", "spatial_merge_size", "temporal_patch_size"):
+        theirs, ours = (getattr(each.vision_config, name, None) for each in (critic, policy))
+        compared.append((f"vision_config.{name}", theirs, ours))
+    for what, theirs, ours in compared:
         if theirs != ours:
             raise ModelError(
-                f"{path}: {what} is {theirs}, the policy's is {ours}; the critic reads the policy's tokens, so "
-                "algorithm.critic.path must be a checkpoint of the same family and vocabulary"
+                f"{path}: {what} is {theirs}, the policy's is {ours}; the critic reads the policy's tokens and "
+                "pictures, so algorithm.critic.path must be a checkpoint of the same family, vocabulary and patches"
             )
 
 

@@ -79,6 +79,10 @@ class Critic:
             "critic/skipped": float(step.is_skipped),
         }
 
+    def pass_over(self, num_updates: int) -> None:
+        """See `OptimizedModel.pass_over`."""
+        self._learning.pass_over(num_updates)
+
     def _row_values(self, states_ND: Tensor) -> Tensor:
         return self._head(states_ND.float()).squeeze(1)
 

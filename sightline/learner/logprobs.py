@@ -30,6 +30,27 @@ def chunked_logprobs(
     )
 
 
+@torch.no_grad()
+def chunked_logprobs_alone(
+    hidden_ND: Tensor,
+    head: nn.Linear,
+    tokens_N: Tensor,
+    forbidden_ids: Tensor,
+    *,
+    temperature: float,
+    chunk_tokens: int,
+) -> Tensor:
+    """The same log-probabilities to the bit, (N,), without gradient and without the work for entropies."""
+    dtype = _dtype(hidden_ND)
+    weight = head.weight.to(dtype)
+    logprobs: list[Tensor] = []
+    for hidden, tokens in zip(hidden_ND.split(chunk_tokens), tokens_N.split(chunk_tokens), strict=True):
+        logits_CV = _logits(hidden.to(dtype), weight, forbidden_ids, temperature)
+        normalizer_C = logits_CV.logsumexp(dim=-1)
+        logprobs.append(logits_CV.gather(1, tokens[:, None]).squeeze(1) - normalizer_C)
+    return torch.cat(logprobs)
+
+
 class _ChunkedLogprobs(torch.autograd.Function):
     """With p the probabilities, l their logarithms, H the entropy, and z the logits before the temperature.
 
@@ -46,9 +67,7 @@ class _ChunkedLogprobs(torch.autograd.Function):
         temperature: float,
         chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
-        device_type = hidden_ND.device.type
-        is_autocast = torch.is_autocast_enabled(device_type)
-        dtype = torch.get_autocast_dtype(device_type) if is_autocast else hidden_ND.dtype
+        dtype = _dtype(hidden_ND)
         weight = weight_VD.to(dtype)
         logprobs: list[Tensor] = []
         entropies: list[Tensor] = []
@@ -97,6 +116,12 @@ class _ChunkedLogprobs(torch.autograd.Function):
         if gradient_of_weight is not None:
             gradient_of_weight = gradient_of_weight.to(weight_VD.dtype)
         return gradient_of_hidden, gradient_of_weight, None, None, None, None
+
+
+def _dtype(hidden_ND: Tensor) -> torch.dtype:
+    """Of the products: autocast's if it is on."""
+    device_type = hidden_ND.device.type
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden_ND.dtype
 
 
 def _logits(hidden_CD: Tensor, weight_VD: Tensor, forbidden_ids: Tensor, temperature: float) -> Tensor:

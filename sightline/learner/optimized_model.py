@@ -53,6 +53,10 @@ class OptimizedModel:
         self.num_updates += 1
         return OptimizerStep(gradient_norm=norm, learning_rate=rate, is_skipped=not is_finite)
 
+    def pass_over(self, num_updates: int) -> None:
+        """Count updates for which there was nothing to learn from, so that the schedule ends with the run."""
+        self.num_updates += num_updates
+
     def discard_gradients(self) -> None:
         """Forget the gradients that are there."""
         self.optimizer.zero_grad(set_to_none=True)

@@ -87,34 +87,39 @@ class TorchLearner:
     def update(self, batch: TrainBatch, algorithm: Algorithm) -> dict[str, float]:
         """See `Learner.update`."""
         is_learning = self._critic is None or self._policy_version >= self._critic.warmup_steps
-        logprobs_N = batch.old_logprobs_N
-        if logprobs_N is None and not is_learning:
-            logprobs_N = self._policy.logprobs(batch)
-        engine_metrics = None if logprobs_N is None else self._compare_with_engine(batch, logprobs_N)
+        before_N = batch.old_logprobs_N
+        if before_N is None and not is_learning:
+            before_N = self._policy.logprobs(batch)
+        metrics = {} if before_N is None else self._compare_with_engine(batch, before_N)
+        parts = batch.split(self._config.num_minibatches) * self._config.num_epochs
         history: list[dict[str, float]] = []
-        first_logprobs: list[Tensor] = []
-        for epoch in range(self._config.num_epochs):
-            for part in batch.split(self._config.num_minibatches):
-                metrics: dict[str, float] = {}
-                if is_learning:
-                    metrics, part_logprobs_N = self._add_gradients(part, algorithm)
-                    if engine_metrics is None:
-                        engine_metrics = self._compare_with_engine(part, part_logprobs_N)
-                    if epoch == 0:
-                        first_logprobs.append(part_logprobs_N)
-                    metrics |= self._apply_gradients()
-                if self._critic is not None:
-                    metrics |= self._critic.update(part)
-                history.append(metrics)
+        for part in parts:
+            history.append({})
+            if is_learning:
+                history[-1], part_before_N = self._add_gradients(part, algorithm)
+                if before_N is None:  # then this update is the only one, or nothing was sampled
+                    before_N = part_before_N
+                    metrics = self._compare_with_engine(part, before_N)
+                history[-1] |= self._apply_gradients()
+            if self._critic is not None:
+                history[-1] |= self._critic.update(part)
+        self._pass_over(self._config.updates_per_step - len(parts), is_learning=is_learning)
         self._policy_version += 1
-        metrics = _over_updates(history) | (engine_metrics or {})
+        metrics |= _over_updates(history)
         if self._critic is not None:
             metrics |= value_metrics(batch)
         if batch.reference_logprobs_N is not None:
-            before_N = torch.cat(first_logprobs) if logprobs_N is None else logprobs_N
+            assert before_N is not None
             metrics |= self._kl.observe(algorithm.kl, batch, before_N, is_learning=is_learning)
         self._kl.refresh(algorithm.kl, self._policy, policy_version=self._policy_version)
         return metrics
+
+    def _pass_over(self, num_updates: int, *, is_learning: bool) -> None:
+        """A batch with fewer groups than mini-batches gets fewer updates; the schedules count them all the same."""
+        if is_learning:
+            self._learning.pass_over(num_updates)
+        if self._critic is not None:
+            self._critic.pass_over(num_updates)
 
     def _add_gradients(self, batch: TrainBatch, algorithm: Algorithm) -> tuple[dict[str, float], Tensor]:
         """Forward and backward of one mini-batch; its metrics, and its log-probabilities (N,) on the CPU."""

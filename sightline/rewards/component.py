@@ -20,7 +20,7 @@ class Component(Section, Generic[NameT]):
 
     name: NameT
     """Which component."""
-    weight: float = Field(allow_inf_nan=False)
+    weight: float = Field()
     """Factor of the component's value in the reward; negative for a penalty, never 0."""
     requires: str | None = None
     """Another component of the list; unless its own value is 1, this one adds nothing to the reward."""

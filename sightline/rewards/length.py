@@ -56,7 +56,7 @@ def thinking_words_reward(text: str, *, max_words: int) -> float:
 class Overlong(Component[Literal["overlong"]]):
     """DAPO's soft penalty for answers that come near the limit: 0 to -1."""
 
-    weight: float = Field(gt=0, allow_inf_nan=False)
+    weight: float = Field(gt=0)
     """Factor of the component's value, which is a penalty already."""
     buffer_tokens: int = Field(ge=1)
     """Response tokens before the limit over which the penalty grows from 0 to its full size."""
@@ -113,15 +113,15 @@ class LengthLinear(Component[Literal["length_linear"]]):
 class Cosine(Component[Literal["cosine"]]):
     """Cosine length reward: one curve over the length for right answers, one for wrong ones."""
 
-    correct_short: float = Field(default=1.0, allow_inf_nan=False)
+    correct_short: float = Field(default=1.0)
     """Value of a right answer of 0 tokens."""
-    correct_long: float = Field(default=0.5, allow_inf_nan=False)
+    correct_long: float = Field(default=0.5)
     """Value of a right answer of `max_tokens`."""
-    wrong_short: float = Field(default=-0.5, allow_inf_nan=False)
+    wrong_short: float = Field(default=-0.5)
     """Value of a wrong answer of 0 tokens; below `wrong_long` it makes the policy think longer where it fails."""
-    wrong_long: float = Field(default=0.0, allow_inf_nan=False)
+    wrong_long: float = Field(default=0.0)
     """Value of a wrong answer of `max_tokens`."""
-    exceeded: float = Field(default=-0.5, allow_inf_nan=False)
+    exceeded: float = Field(default=-0.5)
     """Value of an answer that was cut off, right or wrong."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Response tokens at which the curves end; None: the recipe's max_response_tokens."""
@@ -162,7 +162,7 @@ class ThinkingWords(Component[Literal["thinking_words"]]):
 class Truncated(Component[Literal["truncated"]]):
     """1 for an answer that the limit cut off, else 0: the penalty for not stopping of ProRL and OpenRLHF."""
 
-    weight: float = Field(lt=0, allow_inf_nan=False)
+    weight: float = Field(lt=0)
     """What an answer loses by being cut off, as a negative number."""
 
     def grader(self, max_response_tokens: int | None) -> Grader:  # noqa: ARG002 (others depend on it)

@@ -11,7 +11,10 @@ from sightline.types import Prompt, Rollout
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How answers are drawn; a rollout's random stream is a function of (seed, stream, prompt, index) alone."""
+    """How answers are drawn; a rollout's random stream is a function of (seed, stream, prompt, index) alone.
+
+    A prompt that comes twice in one call has two different groups.
+    """
 
     group_size: int  # answers per prompt
     temperature: float  # 0: the most probable token

@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 def rollout_generator(seed: int, stream: str, prompt_id: str, index: int) -> torch.Generator:
-    """The random stream of one rollout, whatever else is in its batch."""
+    """The random stream of one rollout, whatever else is in its batch.
+
+    `index` counts the answers to a prompt, also on from one group to the next of a prompt that comes twice.
+    """
     identity = f"{seed}\x00{stream}\x00{prompt_id}\x00{index}".encode()
     number = int.from_bytes(hashlib.sha256(identity).digest()[:8], "big") >> 1
     return torch.Generator().manual_seed(number)

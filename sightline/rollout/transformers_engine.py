@@ -3,6 +3,7 @@
 Shapes: P prompts of a wave, B live answers, T tokens, V vocabulary, L most response tokens.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -94,22 +95,26 @@ class TransformersEngine:
         prompts_a_wave = max(1, self._max_sequences // sampling.group_size)
         groups: list[list[Rollout]] = []
         with forward_precision(self._device):
+            firsts = _first_indices(prompts, sampling.group_size)
             for first in range(0, len(prompts), prompts_a_wave):
-                groups += self._generate_wave(prompts[first : first + prompts_a_wave], sampling)
+                wave = slice(first, first + prompts_a_wave)
+                groups += self._generate_wave(prompts[wave], firsts[wave], sampling)
         self._model.train(was_training)
         return groups
 
-    def _generate_wave(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
+    def _generate_wave(
+        self, prompts: Sequence[Prompt], first_indices: Sequence[int], sampling: Sampling
+    ) -> list[list[Rollout]]:
         prefill = self._prefill(prompts)
         prompt_of_answer_B = torch.arange(len(prompts)).repeat_interleave(sampling.group_size)
         uniforms_BL = torch.stack(
             [
                 torch.rand(
                     sampling.max_response_tokens,
-                    generator=rollout_generator(sampling.seed, sampling.stream, prompt.problem.id, index),
+                    generator=rollout_generator(sampling.seed, sampling.stream, prompt.problem.id, first + index),
                     dtype=torch.float64,
                 )
-                for prompt in prompts
+                for prompt, first in zip(prompts, first_indices, strict=True)
                 for index in range(sampling.group_size)
             ]
         )
@@ -215,6 +220,16 @@ class TransformersEngine:
             for number, text in enumerate(texts)
         ]
         return [rollouts[first : first + size] for first in range(0, len(rollouts), size)]
+
+
+def _first_indices(prompts: Sequence[Prompt], group_size: int) -> list[int]:
+    """Where each group's random streams begin: a problem that comes again goes on where its last group ended."""
+    seen: Counter[str] = Counter()
+    firsts: list[int] = []
+    for prompt in prompts:
+        firsts.append(group_size * seen[prompt.problem.id])
+        seen[prompt.problem.id] += 1
+    return firsts
 
 
 def _rows(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:

@@ -69,6 +69,7 @@ def test_remax_compares_with_the_greedy_answer() -> None:
 def test_remax_learns_nothing_where_the_greedy_answer_is_unscored() -> None:
     batch = train_batch([[2, 1], [1]], [[0.5, 1.0], [0.0]], greedy_rewards_P=[NAN, 0.5])
     _assert_advantages(Remax(), batch, [0.0, 0.0, 0.0, -0.5])
+    assert Remax().assign_credit(batch).response_mask_N.tolist() == [False, False, False, True]
 
 
 def test_remax_adds_up_each_tokens_kl_from_it_on() -> None:

@@ -57,10 +57,10 @@ def test_icepop_weighs_tokens_within_bounds_and_drops_the_others() -> None:
         ({"reject": "token", "reject_below": 0.75}, [1, 0, 1, 1]),
         ({"reject": "sequence", "reject_above": 3.9}, [0, 0, 0, 1]),
         ({"reject": "sequence", "reject_above": 4.1}, [1, 1, 1, 1]),
-        ({"reject": "sequence", "reject_below": 1.1}, [1, 1, 1, 0]),
+        ({"reject": "sequence", "reject_below": 0.9}, [1, 1, 1, 1]),
         ({"reject": "geometric", "reject_above": 1.58}, [0, 0, 0, 1]),  # the cube root of 4 is 1.587
         ({"reject": "geometric", "reject_above": 1.60}, [1, 1, 1, 1]),
-        ({"reject": "geometric", "reject_below": 1.01, "reject_above": 2}, [1, 1, 1, 0]),
+        ({"reject": "geometric", "reject_below": 0.99, "reject_above": 1.5}, [0, 0, 0, 1]),
     ],
 )
 def test_rejection_is_by_token_by_product_or_by_geometric_mean(options: dict[str, Any], expected: list[float]) -> None:
@@ -73,10 +73,10 @@ def test_masked_tokens_are_no_part_of_an_answers_ratio() -> None:
     mask = [True, False, True, True]  # 2 * 4; its square root
     sequence, _ = _weights(CorrectionConfig(weight="sequence"), response_mask_N=mask)
     assert sequence[0] == pytest.approx(8)
-    rejected, _ = _weights(CorrectionConfig(reject="geometric", reject_below=2.8), response_mask_N=mask)
-    assert rejected == [1, 1, 1, 0]
-    rejected, _ = _weights(CorrectionConfig(reject="geometric", reject_below=2.9), response_mask_N=mask)
-    assert rejected == [0, 0, 0, 0]
+    rejected, _ = _weights(CorrectionConfig(reject="geometric", reject_above=2.8), response_mask_N=mask)
+    assert rejected == [0, 0, 0, 1]
+    rejected, _ = _weights(CorrectionConfig(reject="geometric", reject_above=2.9), response_mask_N=mask)
+    assert rejected == [1, 1, 1, 1]
 
 
 def test_the_ratio_is_of_the_policy_before_the_updates_and_has_no_gradient() -> None:

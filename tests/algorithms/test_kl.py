@@ -92,17 +92,32 @@ def test_the_loss_weighs_the_kl_with_the_steps_coefficient_and_not_the_recipes()
     assert loss == pytest.approx([-1 + 0.4 * 0.5, -1 + 0.4 * 0.02])
 
 
-def test_kl_in_the_reward_is_measured_but_no_part_of_the_loss() -> None:
+def test_kl_in_the_reward_is_no_part_of_the_loss() -> None:
     algorithm = Grpo(kl=KlConfig(coefficient=0.1, estimator="k1", place="reward"))
     tokens, _ = answers_at([[1.0, 1.0]], [1.0], reference_logprobs_N=[-2.0, -0.8], kl_coefficient=0.4)
     token_loss = algorithm.token_loss(tokens)
     assert token_loss.loss_N.tolist() == [-1.0, -1.0]
-    assert token_loss.metrics_N["loss/kl"].tolist() == pytest.approx([1.0, -0.2])
+    assert "loss/kl" not in token_loss.metrics_N
+
+
+def test_estimates_far_from_the_reference_stay_finite_and_pull_towards_it() -> None:
+    for estimator in ("k2", "k3"):
+        new_N = torch.tensor([-30.0, -1e4, -1.0], requires_grad=True)
+        kl_N = kl_estimate(new_N, torch.tensor([-1.0, -1.0, -1e4]), estimator)
+        kl_N.sum().backward()
+        assert new_N.grad is not None
+        assert kl_N.isfinite().all()
+        assert new_N.grad.isfinite().all()
+        assert new_N.grad.sign().tolist() == [-1, -1, 1]
+    # k3 at d = -20 and, along the tangent there, at d = -21.
+    values = kl_estimate(torch.tensor([-20.0, -21.0]), torch.zeros(2), "k3")
+    assert values.tolist() == pytest.approx([math.exp(20) - 21, 2 * math.exp(20) - 22], rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("mean_kl", "num_answers", "horizon", "expected"),
     [
+        (0.0, 500, 50, 0.1 * (1 - 0.2)),  # no more than the horizon counts
         (10.0, 500, None, 0.1 * (1 + 0.2 * 500 / 10_000)),  # the error is clipped at a fifth
         (0.0, 500, None, 0.1 * (1 - 0.2 * 500 / 10_000)),
         (0.45, 500, None, 0.1 * (1 - 0.1 * 500 / 10_000)),

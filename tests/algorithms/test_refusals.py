@@ -72,14 +72,19 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"correction": {"reject": "geometric"}},
         "algorithm.correction: reject: geometric needs reject_below, reject_above or both",
     ),
+    ({"correction": {"reject": "token", "reject_below": 1}}, "algorithm.correction.reject_below is 1; input should be"),
+    ({"correction": {"reject": "token", "reject_above": 1}}, "algorithm.correction.reject_above is 1; input should be"),
+    ({"correction": {"weight": "token", "weight_cap": 0.5}}, "algorithm.correction.weight_cap is 0.5; input should"),
     (
-        {"correction": {"reject": "token", "reject_below": 2, "reject_above": 0.5}},
-        "algorithm.correction: reject_below is 2 and reject_above 0.5; nothing lies between",
+        {"clip_high": 0.5, "dual_clip": 1.51},
+        "algorithm.dual_clip is 1.51, but with one update a step every ratio is 1; leave it out, or raise "
+        "learner.num_epochs or num_minibatches",
     ),
     (
-        {"correction": {"reject": "token", "reject_below": 2, "reject_above": 2}},
-        "algorithm.correction: reject_below is 2 and reject_above 2; nothing lies between",
+        {"kl": {"coefficient": 0.1, "refresh_every_steps": 200}},
+        "algorithm.kl.refresh_every_steps is 200 of 200 steps; the reference would never change; leave it out, or",
     ),
+    ({"name": "sapo", "temperature_positive": float("inf")}, "algorithm.temperature_positive is inf; input should be"),
     (
         {"length_constant": 5},
         "algorithm: length_constant is the divisor of loss_aggregation: constant, and that is token_mean; leave it out",
@@ -143,7 +148,6 @@ def test_a_combination_that_makes_no_sense_is_refused_with_its_key_and_the_way_o
         {"loss_aggregation": "constant", "length_constant": 5},
         {"zero_variance_groups": "replace", "max_generation_rounds": 2},
         {"zero_variance_groups": "drop"},
-        {"clip_high": 0.5, "dual_clip": 1.51},
         {"name": "rloo", "ratio": "sequence", "loss_aggregation": "sequence_mean"},
         {"name": "rloo", "kl": {"coefficient": 0.1}},
         {"name": "rloo", "kl": {"coefficient": 0.1, "place": "loss", "estimator": "k3"}},
@@ -222,6 +226,10 @@ def test_groups_of_one_are_refused_where_siblings_are_compared(algorithm: Any, m
 @pytest.mark.parametrize("algorithm", ["ppo", "remax", "reinforce_pp"])
 def test_groups_of_one_are_accepted_where_no_siblings_are_compared(algorithm: str) -> None:
     assert _recipe(algorithm, rollout={"group_size": 1}).algorithm.name == algorithm
+
+
+def test_a_dual_clip_is_accepted_with_several_updates() -> None:
+    assert _recipe({"clip_high": 0.5, "dual_clip": 1.51}, learner={"num_epochs": 2}).learner.updates_per_step == 2
 
 
 def test_a_critic_that_warms_up_to_the_end_is_refused() -> None:

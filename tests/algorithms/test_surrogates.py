@@ -84,5 +84,5 @@ def test_the_policy_part_of_the_loss_is_measured_alone(place: Any, expected: flo
     tokens, _ = answers_at([[1.0]], [1.0], reference_logprobs_N=[-2.0], kl_coefficient=0.1)
     token_loss = algorithm.token_loss(tokens)
     assert token_loss.metrics_N["loss/policy"].tolist() == [-1.0]
-    assert token_loss.metrics_N["loss/kl"].tolist() == pytest.approx([0.5])
+    assert ("loss/kl" in token_loss.metrics_N) == (place == "loss")
     assert token_loss.loss_N.tolist() == pytest.approx([expected])

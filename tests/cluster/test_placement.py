@@ -1,18 +1,21 @@
 """What a recipe has loaded: only what the algorithm needs, from where it says, and from the checkpoint on resuming."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sightline.cluster.placement import Placement, place_training
+from sightline.algorithms.critic import CriticConfig
+from sightline.cluster.placement import Placement, critic_model, place_training
 from sightline.config import TrainRecipe
 from sightline.dry_run import plan_training
 from sightline.errors import ModelError
 from sightline.learner.critic import Critic
 from sightline.learner.torch_learner import TorchLearner
+from sightline.models.config import ModelConfig
 from sightline.prompts import load_inputs
 
 PPO = {"name": "ppo", "kl": {"coefficient": 0.0}}
@@ -109,6 +112,22 @@ def test_a_critic_of_another_family_is_refused_in_one_line(tiny_folders: dict[st
         _place(tiny_folders["qwen2_5_vl"], PPO | {"critic": {"path": other}})
     with pytest.raises(ModelError, match="nowhere: no such folder"):
         _place(tiny_folders["qwen2_5_vl"], PPO | {"critic": {"path": "/nowhere"}})
+
+
+def test_a_critic_that_sees_pictures_in_other_patches_is_refused_in_one_line(
+    tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_folders["smolvlm"], tmp_path / "other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"scale_factor": 1}))
+    with pytest.raises(ModelError, match=r"scale_factor is 1, the policy's is 2.*same family, vocabulary and patches"):
+        _place(tiny_folders["smolvlm"], PPO | {"critic": {"path": str(other)}})
+
+
+def test_consent_to_the_models_own_code_is_none_to_the_critics(tiny_folders: dict[str, Path]) -> None:
+    model = ModelConfig(path=str(tiny_folders["smolvlm"]), trust_remote_code=True)
+    assert critic_model(model, CriticConfig(path="elsewhere")).trust_remote_code is False
+    assert critic_model(model, CriticConfig()).trust_remote_code is True
 
 
 def test_a_dry_run_counts_reference_and_critic(tiny_folders: dict[str, Path], tmp_path: Path) -> None:

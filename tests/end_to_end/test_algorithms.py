@@ -11,9 +11,10 @@ import yaml
 
 from sightline.algorithms import AlgorithmConfig
 from sightline.run_directory import RunDirectory
-from tests.command_server import CommandServer
+from tests.command_server import REPOSITORY, CommandServer
 from tests.fakes import noise_png
 
+METRICS_PAGE = (REPOSITORY / "docs" / "run_directory.md").read_text()
 NAMES = [each.model_fields["name"].default for each in get_args(get_args(AlgorithmConfig)[0])]
 OPTIONS: Mapping[str, Mapping[str, object]] = {
     "dapo": {"max_generation_rounds": 2},
@@ -57,8 +58,13 @@ def test_every_algorithm_trains_on_text_and_pictures_in_one_batch(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     outcome = commands.run(["train", tmp_path / "recipe.yaml"])
     assert outcome.exit_code == 0, outcome.stderr
-    metrics = RunDirectory.read(tmp_path / "run").read_metrics()
+    run = RunDirectory.read(tmp_path / "run")
+    metrics = run.read_metrics()
     assert len(metrics) == 2
+    names = {key for row in metrics for key in row if not key.startswith("reward/")}
+    assert not {key for key in names if f"`{key}`" not in METRICS_PAGE}, "every metric is in the table"
+    learned = {(row["problem_id"], row["is_learned_from"]) for row in run.read_rollouts(1)}
+    assert len([is_learned for _, is_learned in learned if is_learned]) == 6
     for row in metrics:
         for key in ("loss/total", "loss/policy", "policy/gradient_norm", "kl/mean"):
             assert math.isfinite(float(str(row[key]))), key

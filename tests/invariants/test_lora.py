@@ -192,7 +192,8 @@ def test_grpo_with_kl_in_the_loss_goes_on_to_the_bit_and_leaves_a_whole_checkpoi
     assert all("lora_" in name for name in load_file(checkpoint / "optimizer.safetensors"))
     assert (checkpoint / "adapter" / "adapter_config.json").is_file()
     assert {path.suffix for path in checkpoint.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".jinja"}
-    outcome = commands.run(["evaluate", checkpoint, data, "--max-response-tokens", "8"])
+    figures = tmp_path / "figures.json"
+    outcome = commands.run(["evaluate", checkpoint, data, "--max-response-tokens", "8", "--json", figures])
     assert outcome.exit_code == 0, outcome.stderr
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sightline.learner.logprobs import chunked_logprobs
+from sightline.learner.logprobs import chunked_logprobs, chunked_logprobs_alone
 
 FORBIDDEN = [3, 10]
 
@@ -33,6 +33,16 @@ def _whole(hidden_ND: Tensor, head: nn.Linear, tokens_N: Tensor, temperature: fl
     chosen_N = logits_NV.gather(1, tokens_N[:, None]).squeeze(1)
     logprobs_NV = logits_NV[:, is_allowed_V].log_softmax(dim=1)
     return chosen_N - logits_NV[:, is_allowed_V].logsumexp(dim=1), -(logprobs_NV.exp() * logprobs_NV).sum(dim=1)
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 3, 100])
+def test_log_probabilities_alone_are_the_same_to_the_bit(chunk_tokens: int) -> None:
+    hidden_ND, head, tokens_N = _case()
+    options: dict[str, Any] = {"temperature": 0.7, "chunk_tokens": chunk_tokens}
+    logprobs_N, _ = chunked_logprobs(hidden_ND, head, tokens_N, torch.tensor(FORBIDDEN), **options)
+    alone_N = chunked_logprobs_alone(hidden_ND, head, tokens_N, torch.tensor(FORBIDDEN), **options)
+    assert torch.equal(alone_N, logprobs_N)
+    assert not alone_N.requires_grad
 
 
 LOSSES: dict[str, tuple[float, float]] = {  # weight of the log-probabilities and of the entropies

@@ -60,6 +60,13 @@ def test_the_first_loss_is_the_mean_of_advantages_over_all_response_tokens(tiny_
     assert metrics["policy/clip_fraction"] == 0
 
 
+def test_a_batch_of_fewer_groups_than_mini_batches_does_not_hold_the_schedule_back(tiny_qwen: TinyModel) -> None:
+    learner = make_learner(tiny_qwen, num_minibatches=2, schedule="cosine", total_steps=2)
+    [first, *_] = mixed_batch(tiny_qwen).split(3)
+    rates = [update(learner, first)["policy/learning_rate"] for _ in range(2)]
+    assert rates == pytest.approx([1e-3, 1e-3 / 2])  # the first of two updates of each step; half of the cosine
+
+
 @pytest.mark.parametrize("place", ["loss", "reward"])
 def test_a_masked_token_that_can_not_be_sampled_leaves_everything_finite(
     tiny_qwen: TinyModel, tiny_qwen_folder: Path, place: str

@@ -95,6 +95,14 @@ def _largest_gap(first_N: Tensor, second_N: Tensor) -> float:
     return float((first_N - second_N).abs().max())
 
 
+def test_a_prompt_that_comes_twice_gets_two_different_groups(qwen: TinyModel) -> None:
+    one, other = _mixed_prompts(qwen)[:2]
+    twice = _ids(_engine(qwen).generate([one, other, one], _sampling()))
+    assert twice[0] != twice[2]
+    assert twice[:2] == _ids(_engine(qwen).generate([one, other], _sampling()))
+    assert twice == _ids(_engine(qwen, max_sequences=3).generate([one, other, one], _sampling()))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_sampled_logprobs_are_the_learners_and_those_of_one_sequence_at_a_time(
     any_tiny: TinyModel, tiny_folders: dict[str, Path], temperature: float
