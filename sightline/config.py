@@ -203,7 +203,7 @@ class TrainRecipe(_Recipe):
                 "raise learner.num_epochs or num_minibatches"
             )
         refresh = self.algorithm.kl.refresh_every_steps
-        if refresh is not None and refresh >= self.steps:
+        if refresh is not None and refresh > self.steps:
             raise ValueError(
                 f"algorithm.kl.refresh_every_steps is {refresh} of {self.steps} steps; the reference would never "
                 "change; leave it out, or lower it"

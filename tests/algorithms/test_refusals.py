@@ -81,8 +81,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "learner.num_epochs or num_minibatches",
     ),
     (
-        {"kl": {"coefficient": 0.1, "refresh_every_steps": 200}},
-        "algorithm.kl.refresh_every_steps is 200 of 200 steps; the reference would never change; leave it out, or",
+        {"kl": {"coefficient": 0.1, "refresh_every_steps": 201}},
+        "algorithm.kl.refresh_every_steps is 201 of 200 steps; the reference would never change; leave it out, or",
     ),
     ({"name": "sapo", "temperature_positive": float("inf")}, "algorithm.temperature_positive is inf; input should be"),
     (

@@ -14,6 +14,7 @@ from sightline.run_directory import RunDirectory
 from sightline.train import train
 from tests.command_server import REPOSITORY
 
+NUM_HELDOUT = 200
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "grpo": ("algorithm=grpo",),
     "rloo": ("algorithm=rloo",),
@@ -27,6 +28,8 @@ def quickstart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The quickstart's data, and its tiny model after the cold start."""
     folder = tmp_path_factory.mktemp("learning")
     prepare_cold_start(folder, seed=0, recipes=REPOSITORY / "recipes", seconds={})
+    heldout = folder / "data" / "heldout.jsonl"
+    heldout.write_text("".join(heldout.read_text().splitlines(keepends=True)[:NUM_HELDOUT]))
     return folder
 
 
