@@ -95,8 +95,6 @@ def _explain(error: ValidationError, recipe_class: type[BaseModel]) -> str:
             context = first.get("ctx", {})
             known = [tag.strip("'") for tag in context["expected_tags"].split(", ")]
             return f"{place}.name is {context['tag']!r}; {_meant(context['tag'], sorted(known))}"
-        case "union_tag_not_found":
-            return f"the key '{place}.name' is missing; it has no default"
         case "value_error":
             message = first["msg"].removeprefix("Value error, ")
             return f"{place}: {message}" if place else message

@@ -59,6 +59,12 @@ def by_group(rewards_B: Tensor, batch: TrainBatch, estimate: Callable[[Tensor], 
     return advantages_B
 
 
+def scale_by_batch(advantages_B: Tensor, values_B: Tensor, *, epsilon: float = STD_EPSILON) -> Tensor:
+    """Advantages over the unbiased standard deviation of all values that are not NaN, (B,)."""
+    scored = values_B[~values_B.isnan()]
+    return advantages_B / (scored.std() + epsilon) if len(scored) > 1 else torch.zeros_like(advantages_B)
+
+
 def spread_over_tokens(values_B: Tensor, batch: TrainBatch) -> Tensor:
     """Give every response token its answer's value, (N,); masked tokens get 0, whatever the value."""
     return torch.where(batch.response_mask_N, values_B[batch.answer_of_token_N], 0.0)

@@ -11,8 +11,8 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from sightline.algorithms.advantages import by_group, group_advantages, spread_over_tokens
-from sightline.algorithms.policy_gradient import Clipped, scale_by_batch
+from sightline.algorithms.advantages import by_group, group_advantages, scale_by_batch, spread_over_tokens
+from sightline.algorithms.policy_gradient import Clipped
 from sightline.batch import TrainBatch
 from sightline.types import ScoredRollout
 

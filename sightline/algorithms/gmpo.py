@@ -9,13 +9,12 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sightline.algorithms.aggregation import Aggregation
 from sightline.algorithms.algorithm import TokenInputs, TokenLoss
-from sightline.algorithms.policy_gradient import GroupRelative
+from sightline.algorithms.policy_gradient import AnswerRatio
 from sightline.algorithms.surrogates import log_ratio
 
 
-class Gmpo(GroupRelative):
+class Gmpo(AnswerRatio):
     """GRPO's advantage; the geometric mean of clipped token ratios as an answer's ratio."""
 
     name: Literal["gmpo"] = "gmpo"
@@ -24,13 +23,6 @@ class Gmpo(GroupRelative):
     """A token's log-ratio counts down to -clip_low where the advantage is negative."""
     clip_high: float = Field(default=0.4, gt=0)
     """A token's log-ratio counts up to clip_high where the advantage is positive."""
-    loss_aggregation: Aggregation = "sequence_mean"
-    """Mean over the batch's tokens; or over answers, of their token mean, token sum, or sum by a constant."""
-
-    @property
-    def has_one_loss_per_answer(self) -> bool:
-        """Always."""
-        return True
 
     def surrogate(self, tokens: TokenInputs) -> TokenLoss:
         """Every token has its answer's loss; the sequence mean makes that one loss per answer."""

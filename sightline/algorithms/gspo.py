@@ -8,13 +8,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from sightline.algorithms.aggregation import Aggregation
 from sightline.algorithms.algorithm import TokenInputs, TokenLoss
-from sightline.algorithms.policy_gradient import Clipped, GroupRelative
+from sightline.algorithms.policy_gradient import AnswerRatio, Clipped
 from sightline.algorithms.surrogates import log_ratio
 
 
-class Gspo(GroupRelative, Clipped):
+class Gspo(AnswerRatio, Clipped):
     """GRPO that clips one ratio per answer, the geometric mean of its tokens' ratios."""
 
     name: Literal["gspo"] = "gspo"
@@ -23,13 +22,6 @@ class Gspo(GroupRelative, Clipped):
     """The answer's ratio counts down to 1 - clip_low."""
     clip_high: float = Field(default=4e-4, gt=0)
     """The answer's ratio counts up to 1 + clip_high."""
-    loss_aggregation: Aggregation = "sequence_mean"
-    """Mean over the batch's tokens; or over answers, of their token mean, token sum, or sum by a constant."""
-
-    @property
-    def has_one_loss_per_answer(self) -> bool:
-        """Always."""
-        return True
 
     def surrogate(self, tokens: TokenInputs) -> TokenLoss:
         """Every token has its answer's clipped loss; the sequence mean makes that one loss per answer."""

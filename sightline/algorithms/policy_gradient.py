@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sightline.algorithms.advantages import by_group, group_advantages, spread_over_tokens
+from sightline.algorithms.advantages import by_group, group_advantages, scale_by_batch, spread_over_tokens
 from sightline.algorithms.aggregation import Aggregation, aggregation_weights
 from sightline.algorithms.algorithm import Needs, TokenInputs, TokenLoss
 from sightline.algorithms.correction import CorrectionConfig
@@ -41,7 +40,7 @@ class PolicyGradient(Section, ABC):
     """How far the policy may go from a reference."""
     correction: CorrectionConfig = CorrectionConfig()
     """What is done about the gap between engine and learner."""
-    entropy_coefficient: float = Field(default=0.0)
+    entropy_coefficient: float = 0.0
     """Weight of the policy's entropy, which is taken off each token's loss."""
     truncated_answers: Literal["learn", "mask"] = "learn"
     """Answers cut off by the token limit are learned from like others, or left out of the loss (DAPO's filter)."""
@@ -168,6 +167,18 @@ class GroupRelative(PolicyGradient, ABC):
         return spread_over_tokens(advantages_B, batch)
 
 
+class AnswerRatio(GroupRelative, ABC):
+    """Algorithms with GRPO's advantage and one ratio per answer, so that all its tokens carry the same loss."""
+
+    loss_aggregation: Aggregation = "sequence_mean"
+    """Mean over the batch's tokens; or over answers, of their token mean, token sum, or sum by a constant."""
+
+    @property
+    def has_one_loss_per_answer(self) -> bool:
+        """Always."""
+        return True
+
+
 class Clipped(PolicyGradient, ABC):
     """Algorithms with PPO's surrogate: the probability ratio of each token, clipped."""
 
@@ -200,9 +211,3 @@ class Clipped(PolicyGradient, ABC):
             loss_N, is_beyond_N = dual_clip(loss_N, advantages_N, self.dual_clip)
             metrics["policy/dual_clip_fraction"] = is_beyond_N.float()
         return TokenLoss(loss_N, metrics)
-
-
-def scale_by_batch(advantages_B: Tensor, values_B: Tensor, epsilon: float = 1e-6) -> Tensor:
-    """Advantages over the unbiased standard deviation of all values that are not NaN, (B,)."""
-    scored = values_B[~values_B.isnan()]
-    return advantages_B / (scored.std() + epsilon) if len(scored) > 1 else torch.zeros_like(advantages_B)

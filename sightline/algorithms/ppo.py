@@ -43,8 +43,7 @@ class Ppo(Clipped):
 
     def needs(self, num_updates: int) -> Needs:
         """The critic's values, beside what all need."""
-        shared = super().needs(num_updates)
-        return Needs(old_logprobs=shared.old_logprobs, reference_logprobs=shared.reference_logprobs, values=True)
+        return replace(super().needs(num_updates), values=True)
 
     def with_credit(self, batch: TrainBatch) -> TrainBatch:
         """Advantages, and what the critic is to learn: they plus its values, before they are whitened."""

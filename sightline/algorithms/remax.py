@@ -26,10 +26,7 @@ class Remax(Clipped):
 
     def needs(self, num_updates: int) -> Needs:
         """A greedy answer to each prompt, beside what all need."""
-        shared = super().needs(num_updates)
-        return Needs(
-            old_logprobs=shared.old_logprobs, reference_logprobs=shared.reference_logprobs, greedy_answers=True
-        )
+        return replace(super().needs(num_updates), greedy_answers=True)
 
     def with_credit(self, batch: TrainBatch) -> TrainBatch:
         """The batch with advantages, answers without a baseline masked."""

@@ -1,9 +1,10 @@
 """What a reward component is: a section of the recipe that grades rollouts."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from sightline.errors import ConfigError
 from sightline.section import Section
@@ -15,12 +16,12 @@ Grader = Callable[[Rollout], float]
 NameT = TypeVar("NameT", bound=str)
 
 
-class Component(Section, Generic[NameT]):
+class Component(Section, ABC, Generic[NameT]):
     """One part of the reward, its weight in the sum and its own options."""
 
     name: NameT
     """Which component."""
-    weight: float = Field()
+    weight: float
     """Factor of the component's value in the reward; negative for a penalty, never 0."""
     requires: str | None = None
     """Another component of the list; unless its own value is 1, this one adds nothing to the reward."""
@@ -32,12 +33,12 @@ class Component(Section, Generic[NameT]):
             raise ValueError("weight is 0, so the component would have no effect; leave the component out")
         return weight
 
+    @abstractmethod
     def grader(self, max_response_tokens: int | None) -> Grader:
         """What grades answers that were sampled under this limit; None: the limit is not known.
 
         Raises ConfigError if the options don't fit the limit, or if the component can't do without it.
         """
-        raise NotImplementedError
 
     def known_limit(self, max_response_tokens: int | None) -> int:
         """The limit, for components that need it. Raises ConfigError for None."""

@@ -113,15 +113,15 @@ class LengthLinear(Component[Literal["length_linear"]]):
 class Cosine(Component[Literal["cosine"]]):
     """Cosine length reward: one curve over the length for right answers, one for wrong ones."""
 
-    correct_short: float = Field(default=1.0)
+    correct_short: float = 1.0
     """Value of a right answer of 0 tokens."""
-    correct_long: float = Field(default=0.5)
+    correct_long: float = 0.5
     """Value of a right answer of `max_tokens`."""
-    wrong_short: float = Field(default=-0.5)
+    wrong_short: float = -0.5
     """Value of a wrong answer of 0 tokens; below `wrong_long` it makes the policy think longer where it fails."""
-    wrong_long: float = Field(default=0.0)
+    wrong_long: float = 0.0
     """Value of a wrong answer of `max_tokens`."""
-    exceeded: float = Field(default=-0.5)
+    exceeded: float = -0.5
     """Value of an answer that was cut off, right or wrong."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Response tokens at which the curves end; None: the recipe's max_response_tokens."""

@@ -15,10 +15,10 @@ from sightline.algorithms.advantages import (
     by_group,
     group_advantages,
     leave_one_out_advantages,
+    scale_by_batch,
     spread_over_tokens,
     whiten,
 )
-from sightline.algorithms.policy_gradient import scale_by_batch
 from tests.algorithms.batches import NAN, train_batch
 
 HALF_OVER_DEVIATION = 0.5 / (math.sqrt(0.5) + 1e-6)  # of rewards 1 and 0

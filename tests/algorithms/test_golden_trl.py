@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sightline.algorithms import Cispo, Gdpo, Grpo, Gspo, Rloo, Sapo
-from sightline.algorithms.advantages import by_group, group_advantages, leave_one_out_advantages
+from sightline.algorithms.advantages import by_group, group_advantages, leave_one_out_advantages, scale_by_batch
 from sightline.algorithms.aggregation import Aggregation, aggregation_weights
 from sightline.algorithms.correction import CorrectionConfig
 from sightline.algorithms.kl import KlConfig, RewardKlConfig, kl_estimate
-from sightline.algorithms.policy_gradient import PolicyGradient, scale_by_batch
+from sightline.algorithms.policy_gradient import PolicyGradient
 from sightline.algorithms.surrogates import log_ratio
 from sightline.batch import TrainBatch
 from tests.algorithms.golden import (
@@ -204,7 +204,7 @@ def test_group_relative_advantages_are_those_of_trl_at_its_epsilon(case: Case) -
     if scale == "group":
         ours_B = by_group(rewards_B, batch, lambda r_G: group_advantages(r_G, scale_by_std=True, epsilon=TRL_EPSILON))
     if scale == "batch":
-        ours_B = scale_by_batch(ours_B, rewards_B, TRL_EPSILON)
+        ours_B = scale_by_batch(ours_B, rewards_B, epsilon=TRL_EPSILON)
     assert_agrees(ours_B, case.expected["advantages"])
 
 
@@ -240,7 +240,9 @@ def test_gdpo_is_that_of_trl_up_to_epsilon(case: Case) -> None:
     if case.rewards_from == "rewards":
         batch = replace(batch, component_rewards_BK=rewards_B[:, None], component_weights=(1.0,))
     total_B = normalised_components(batch, epsilon=TRL_EPSILON)
-    at_their_epsilon_B = scale_by_batch(total_B, total_B.masked_fill(rewards_B.isnan(), float("nan")), TRL_EPSILON)
+    at_their_epsilon_B = scale_by_batch(
+        total_B, total_B.masked_fill(rewards_B.isnan(), float("nan")), epsilon=TRL_EPSILON
+    )
     assert_agrees(at_their_epsilon_B, case.expected["advantages"])
     ours_B = _of_answers(Gdpo().advantages(batch), batch)
     assert differs(ours_B, case.expected["advantages"])
