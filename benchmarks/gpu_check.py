@@ -244,9 +244,9 @@ def _prompt(inputs: Inputs, number: int, side: int) -> Prompt:
         pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, format="PNG")
-        content.insert(0, inputs.images.add_bytes(buffer.getvalue(), source="benchmark"))
+        content.insert(0, inputs.images.add_bytes(buffer.getvalue(), place="benchmark"))
     message = Message(role="user", content=tuple(content))
-    return inputs.family.encode_prompt(Problem(id=str(number), messages=(message,), answer="1"))
+    return inputs.family.encode_prompt(Problem(id=str(number), messages=(message,), answers=("1",)))
 
 
 def _batch(prompts: list[Prompt], group_size: int, response_tokens: int) -> TrainBatch:

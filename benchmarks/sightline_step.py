@@ -53,8 +53,8 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _inputs_without_end_tokens(model: ModelConfig) -> Inputs:
-    inputs = load_inputs(model)
+def _inputs_without_end_tokens(model: ModelConfig, *, allow_urls: bool) -> Inputs:
+    inputs = load_inputs(model, allow_urls=allow_urls)
     family = inputs.family
     family.forbidden_token_ids = (*family.forbidden_token_ids, *family.end_token_ids)
     return inputs

@@ -5,7 +5,7 @@ python docs/make_recipe_reference.py
 
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -100,7 +100,8 @@ def _walk(
     for name, field in _class_of(section).model_fields.items():
         inner = f"{place}.{name}".removeprefix(".")
         classes = _section_classes(field.annotation)
-        if inner == "evaluation.data":
+        is_parents_base = len(classes) == 1 and issubclass(_class_of(section), classes[0])
+        if inner == "evaluation.data" or is_parents_base:
             continue
         if len(classes) == 1:
             yield from _walk(field.default if isinstance(field.default, classes[0]) else classes[0], inner, owner)
@@ -149,6 +150,8 @@ def _type_name(annotation: Any) -> str:
         return " or ".join(_type_name(part) for part in parts)
     if origin is tuple:
         return f"list of {_type_name(parts[0])}"
+    if origin is Mapping:
+        return f"{_type_name(parts[1])} by name"
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
     return names[annotation]
 

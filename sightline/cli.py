@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sightline.data_commands import add_data_commands
 from sightline.errors import ConfigError, SightlineError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_report(commands)
     _add_task(commands)
+    add_data_commands(commands)
     _add_tiny_model(commands)
     _add_quickstart(commands)
     return parser
@@ -168,7 +170,7 @@ def _sft(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from sightline.evaluate import evaluate_checkpoint, evaluation_table
-    from sightline.run_directory import write_json_atomic
+    from sightline.files import write_json_atomic
 
     _quiet_libraries()
     evaluation = evaluate_checkpoint(

@@ -84,6 +84,16 @@ class EvaluationConfig(Section):
     blank_images: bool = False
     """After the last step, answer with grey images too: the accuracy that is left is guessed from the text."""
 
+    @field_validator("data")
+    @classmethod
+    def _all_are_asked(cls, data: DataConfig | None) -> DataConfig | None:
+        if data is not None:
+            given = ["shuffle"] * (not data.shuffle) + ["curriculum"] * (data.curriculum is not None)
+            given += [key for each in data.sources for key in ("weight", "count") if getattr(each, key) is not None]
+            if given:
+                raise ValueError(f"{given[0]} has no effect on held-out problems, each of which is asked; leave it out")
+        return data
+
 
 class CheckpointConfig(Section):
     """When the state is saved."""

@@ -13,8 +13,8 @@ import yaml
 
 from sightline.algorithms.critic import CriticConfig
 from sightline.cluster.placement import check_critic_fits, critic_model
-from sightline.config import LearnerConfig, SftRecipe, TrainRecipe
-from sightline.data import ProblemOrder
+from sightline.config import EvaluationConfig, LearnerConfig, SftRecipe, TrainRecipe
+from sightline.evaluate import allows_urls, load_heldout
 from sightline.models.config import ModelConfig
 from sightline.models.loading import empty_model, read_config
 from sightline.models.lora import num_adapter_weights
@@ -22,10 +22,10 @@ from sightline.prompts import (
     Inputs,
     PromptSet,
     TokenCounts,
+    check_solutions,
     count_tokens,
     load_inputs,
     load_prompts,
-    solution_ids,
 )
 from sightline.recipe import recipe_as_plain
 
@@ -49,15 +49,12 @@ class Shapes:
 
 def plan_training(recipe: TrainRecipe) -> str:
     """What `sightline train` would do, as text for a terminal."""
-    inputs = load_inputs(recipe.model)
+    inputs = load_inputs(recipe.model, allow_urls=allows_urls(recipe.data, recipe.evaluation))
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.rollout.max_response_tokens)
-    order = ProblemOrder(len(problems.prompts), recipe.seed)
-    order.batch(0, recipe.rollout.prompts_per_step)
-    lines = _data_lines("training data", inputs, problems)
-    if recipe.evaluation.data is not None:
-        heldout = load_prompts(inputs, recipe.evaluation.data, max_response_tokens=recipe.rollout.max_response_tokens)
-        lines += _data_lines("held-out data", inputs, heldout)
-    epochs = order.epoch_of(recipe.steps, recipe.rollout.prompts_per_step)
+    order = problems.order(recipe.data, recipe.seed, batch_size=recipe.rollout.prompts_per_step)
+    lines = _data_lines("training data", problems)
+    lines += _heldout_lines(inputs, recipe.evaluation, problems, recipe.rollout.max_response_tokens)
+    epochs = order.epoch_of(recipe.steps * recipe.rollout.prompts_per_step)
     updates = recipe.learner.updates_per_step
     answers = recipe.rollout.prompts_per_step * recipe.rollout.group_size
     lines.append(
@@ -66,7 +63,7 @@ def plan_training(recipe: TrainRecipe) -> str:
     )
     needs = recipe.algorithm.needs(updates)
     shapes = _shapes(recipe.model, inputs)
-    counts = count_tokens(inputs.family, problems.prompts)
+    counts = count_tokens(problems)
     critic = recipe.algorithm.critic_config
     critic_shapes = _critic_shapes(recipe.model, critic, inputs) if critic else None
     with_copy = needs.reference_logprobs and recipe.model.lora is None
@@ -79,31 +76,46 @@ def plan_training(recipe: TrainRecipe) -> str:
 
 def plan_fine_tuning(recipe: SftRecipe) -> str:
     """What `sightline sft` would do, as text for a terminal."""
-    inputs = load_inputs(recipe.model)
+    inputs = load_inputs(recipe.model, allow_urls=allows_urls(recipe.data, recipe.evaluation))
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.max_response_tokens)
-    order = ProblemOrder(len(problems.prompts), recipe.seed)
-    order.batch(0, recipe.batch_size)
-    lengths = [len(solution_ids(inputs.family, prompt.problem)) for prompt in problems.prompts]
-    lines = _data_lines("training data", inputs, problems)
-    lines.append(f"solutions: {sum(lengths) / len(lengths):.0f} tokens on average, {max(lengths)} at most")
-    epochs = order.epoch_of(recipe.steps, recipe.batch_size)
+    lengths_P = check_solutions(inputs.family, problems.problems, max_tokens=recipe.max_response_tokens)
+    order = problems.order(recipe.data, recipe.seed, batch_size=recipe.batch_size)
+    lines = _data_lines("training data", problems)
+    lines.append(f"solutions: {lengths_P.mean():.0f} tokens on average, {lengths_P.max()} at most")
+    lines += _heldout_lines(inputs, recipe.evaluation, problems, recipe.max_response_tokens)
+    epochs = order.epoch_of(recipe.steps * recipe.batch_size)
     lines.append(f"steps: {recipe.steps} of {recipe.batch_size} solutions; {epochs:.2f} epochs")
     lines += _memory_lines(_shapes(recipe.model, inputs), recipe.learner, with_reference=False)
     return "\n".join([*lines, "", "resolved recipe:", yaml.safe_dump(recipe_as_plain(recipe), sort_keys=False)])
 
 
-def _data_lines(label: str, inputs: Inputs, problems: PromptSet) -> list[str]:
-    counts = count_tokens(inputs.family, problems.prompts)
-    digests = {image.digest for prompt in problems.prompts for image in prompt.images}
-    num_bad = len(problems.data.bad_rows)
+def _heldout_lines(
+    inputs: Inputs, config: EvaluationConfig, training: PromptSet, max_response_tokens: int
+) -> list[str]:
+    heldout = load_heldout(inputs, config, training, max_response_tokens=max_response_tokens)
+    return [] if heldout is None else _data_lines("held-out data", heldout)
+
+
+def _data_lines(label: str, problems: PromptSet) -> list[str]:
+    counts, data = count_tokens(problems), problems.data
+    digests = {image.digest for problem in problems.problems for image in problem.images}
+    left_out = [f"{number} left out by {name}" for name, number in data.left_out.items()]
+    if problems.num_too_long:
+        left_out.append(f"{problems.num_too_long} left out by max_prompt_tokens")
+    numbers = [
+        f"{data.num_rows} rows",
+        f"{len(problems)} usable",
+        f"{len(data.bad_rows)} bad",
+        f"{len(problems.unusable)} not fit for the model",
+        *left_out,
+    ]
     lines = [
-        f"{label}: {problems.data.num_rows} rows, {len(problems.prompts)} usable, {num_bad} bad, "
-        f"{len(problems.unusable)} not fit for the model; {len(digests)} distinct images",
+        f"{label}: {', '.join(numbers)}; {len(digests)} distinct images",
         f"  prompt: {counts.mean_prompt:.0f} tokens on average, {counts.max_prompt} at most",
     ]
     if digests:
         lines.append(f"  image: {counts.mean_per_image:.0f} tokens on average, {counts.max_per_image} at most")
-    reasons = [*(row.message for row in problems.data.bad_rows), *problems.unusable]
+    reasons = [*(row.message for row in data.bad_rows), *problems.unusable]
     lines += [f"  bad: {reason}" for reason in reasons[:MAX_LISTED]]
     if len(reasons) > MAX_LISTED:
         lines.append(f"  and {len(reasons) - MAX_LISTED} more")

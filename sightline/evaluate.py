@@ -12,7 +12,14 @@ from sightline.errors import ConfigError
 from sightline.images import ImageStore
 from sightline.metrics import bootstrap_interval, mean
 from sightline.models.config import ModelConfig
-from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
+from sightline.prompts import (
+    MAX_SOURCES_TOLD_APART,
+    Inputs,
+    PromptSet,
+    load_inputs,
+    load_prompts,
+    warn_of_leakage,
+)
 from sightline.recipe import resolve_recipe
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.scorer import Scorer, reward_metrics
@@ -42,7 +49,18 @@ class Evaluation:
             "sampled": summarise(self.sampled),
             "greedy": summarise(self.greedy),
         }
-        return figures if self.blank is None else figures | {"blank_images": summarise(self.blank)}
+        if self.blank is not None:
+            figures["blank_images"] = summarise(self.blank)
+        sources = sorted({_source(group) for group in self.greedy})
+        if 1 < len(sources) <= MAX_SOURCES_TOLD_APART:
+            figures["by_source"] = {source: self._of_source(source) for source in sources}
+        return figures
+
+    def _of_source(self, source: str) -> dict[str, object]:
+        sampled, greedy = (
+            [group for group in each if _source(group) == source] for each in (self.sampled, self.greedy)
+        )
+        return {"num_problems": len(greedy), "sampled": _accuracy(sampled), "greedy": _accuracy(greedy)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +69,8 @@ class Evaluator:
 
     engine: Engine
     scorer: Scorer
-    prompts: Sequence[Prompt]
-    blank_prompts: Sequence[Prompt] | None  # with grey images; None: not asked
+    prompts: PromptSet
+    blank_prompts: PromptSet | None  # with grey images; None: not asked
     num_samples: int
     temperature: float
     max_response_tokens: int
@@ -60,14 +78,14 @@ class Evaluator:
 
     def evaluate(self, name: str, *, step: int, with_blank: bool = False) -> Evaluation:
         """`num_samples` sampled answers and a greedy one to every prompt; the same draws at every call."""
+        prompts = list(self.prompts)
+        blank_prompts = list(self.blank_prompts) if with_blank and self.blank_prompts is not None else None
         return Evaluation(
             name=name,
             step=step,
-            sampled=self._answer(self.prompts, self.num_samples, self.temperature),
-            greedy=self._answer(self.prompts, 1, 0.0),
-            blank=self._answer(self.blank_prompts, self.num_samples, self.temperature)
-            if with_blank and self.blank_prompts is not None
-            else None,
+            sampled=self._answer(prompts, self.num_samples, self.temperature),
+            greedy=self._answer(prompts, 1, 0.0),
+            blank=None if blank_prompts is None else self._answer(blank_prompts, self.num_samples, self.temperature),
         )
 
     def _answer(self, prompts: Sequence[Prompt], group_size: int, temperature: float) -> Groups:
@@ -109,11 +127,23 @@ class Evaluations:
             self.run.write_evaluation(name, evaluation.as_json())
 
 
-def load_heldout(inputs: Inputs, config: EvaluationConfig, *, max_response_tokens: int) -> PromptSet | None:
-    """The held-out problems that a recipe names, if any. Raises DataError."""
+def allows_urls(data: DataConfig, evaluation: EvaluationConfig) -> bool:
+    """Whether pictures may be fetched: training and held-out problems share one store."""
+    return data.allow_urls or (evaluation.data is not None and evaluation.data.allow_urls)
+
+
+def load_heldout(
+    inputs: Inputs, config: EvaluationConfig, training: PromptSet, *, max_response_tokens: int
+) -> PromptSet | None:
+    """The held-out problems that a recipe names, if any; a warning if training problems are among them.
+
+    Raises DataError.
+    """
     if config.data is None:
         return None
-    return load_prompts(inputs, config.data, max_response_tokens=max_response_tokens)
+    heldout = load_prompts(inputs, config.data, max_response_tokens=max_response_tokens)
+    warn_of_leakage(training, heldout)
+    return heldout
 
 
 def make_evaluator(
@@ -133,8 +163,8 @@ def make_evaluator(
     return Evaluator(
         engine=engine,
         scorer=scorer,
-        prompts=heldout.prompts,
-        blank_prompts=blank_prompts(inputs, heldout.prompts) if config.blank_images else None,
+        prompts=heldout,
+        blank_prompts=blank_prompts(inputs, heldout) if config.blank_images else None,
         num_samples=config.num_samples,
         temperature=temperature,
         max_response_tokens=max_response_tokens,
@@ -147,13 +177,9 @@ def summarise(groups: Groups) -> dict[str, object]:
 
     An answer that could not be graded counts in no accuracy; `num_unscored` tells how many there were.
     """
-    graded = [[answer.is_correct for answer in group if answer.is_correct is not None] for group in groups]
-    accuracies = [mean([float(correct) for correct in group]) for group in graded if group]
     metrics = reward_metrics(groups)
-    interval = bootstrap_interval(accuracies) if accuracies else (float("nan"), float("nan"))
     return {
-        "accuracy": mean(accuracies) if accuracies else float("nan"),
-        "accuracy_interval": list(interval),
+        **_accuracy(groups),
         "format_rate": metrics["format/rate"],
         "mean_response_tokens": metrics["response/mean_tokens"],
         "truncated_fraction": metrics["response/truncated_fraction"],
@@ -177,14 +203,13 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint on a data file with the default rewards; figures as `Evaluation.as_json` gives them."""
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ConfigError(f"--temperature is {temperature}; it must be above 0 (a greedy answer is always given too)")
-    inputs = load_inputs(ModelConfig(path=model))
-    problems = load_prompts(
-        inputs, resolve_recipe(data, DataConfig, source="sightline evaluate"), max_response_tokens=max_response_tokens
-    )
+    config = resolve_recipe(data, DataConfig, source="sightline evaluate")
+    inputs = load_inputs(ModelConfig(path=model), allow_urls=config.allow_urls)
+    problems = load_prompts(inputs, config, max_response_tokens=max_response_tokens)
     evaluator = Evaluator(
         engine=place_engine(inputs, max_sequences=max_sequences),
         scorer=Scorer(RewardConfig()),
-        prompts=blank_prompts(inputs, problems.prompts) if blank_images else problems.prompts,
+        prompts=blank_prompts(inputs, problems) if blank_images else problems,
         blank_prompts=None,
         num_samples=num_samples,
         temperature=temperature,
@@ -192,7 +217,8 @@ def evaluate_checkpoint(
         seed=seed,
     )
     evaluation = evaluator.evaluate("blank images" if blank_images else "evaluation", step=0)
-    return {"model": model, "data": data["path"], "seed": seed, **evaluation.as_json()}
+    paths = [path for source in config.all_sources for path in source.paths]
+    return {"model": model, "data": ", ".join(paths), "seed": seed, **evaluation.as_json()}
 
 
 def evaluation_table(evaluation: Mapping[str, object]) -> str:
@@ -210,12 +236,28 @@ def evaluation_table(evaluation: Mapping[str, object]) -> str:
     ]
     lines = [f"{evaluation['num_problems']} problems", f"{'':16}{'sampled':>18}{'greedy':>18}"]
     lines += [f"{label:16}{show(columns['sampled']):>18}{show(columns['greedy']):>18}" for label, show in rows]
+    by_source = cast("Mapping[str, Any]", evaluation.get("by_source", {}))
+    for source, figures in by_source.items():
+        accuracies = [f"{figures[name]['accuracy']:.1%}" for name in columns]
+        lines.append(f"{source or 'unnamed':16}{accuracies[0]:>18}{accuracies[1]:>18}   of {figures['num_problems']}")
     return "\n".join(lines)
 
 
-def blank_prompts(inputs: Inputs, prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
-    """The prompts with grey images: what is answered to them is guessed from the text."""
-    return tuple(inputs.family.encode_prompt(_with_blank_images(prompt.problem, inputs.images)) for prompt in prompts)
+def blank_prompts(inputs: Inputs, prompts: PromptSet) -> PromptSet:
+    """The prompts with grey images, as long as before: what is answered to them is guessed from the text."""
+    return replace(prompts, problems=tuple(_with_blank_images(each, inputs.images) for each in prompts.problems))
+
+
+def _accuracy(groups: Groups) -> dict[str, object]:
+    """Mean over problems of the share of right answers, with its 95 % bootstrap interval."""
+    graded = [[answer.is_correct for answer in group if answer.is_correct is not None] for group in groups]
+    accuracies = [mean([float(correct) for correct in group]) for group in graded if group]
+    interval = bootstrap_interval(accuracies) if accuracies else (math.nan, math.nan)
+    return {"accuracy": mean(accuracies), "accuracy_interval": list(interval)}
+
+
+def _source(group: Sequence[ScoredRollout]) -> str:
+    return group[0].rollout.prompt.problem.source
 
 
 def _with_blank_images(problem: Problem, images: ImageStore) -> Problem:

@@ -1,178 +1,132 @@
-"""Images by their content: limits hold before anything is decoded, and nothing comes from the network."""
+"""Images by their content: each is read once, limits hold before it is decoded, and memory holds none of them."""
 
 import base64
 import binascii
 import hashlib
 import io
-import struct
+import os
+import re
+import stat
 import threading
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
-from PIL import ExifTags, Image
-from pydantic import Field
+from PIL import Image
 
-from sightline.errors import DataError
-from sightline.section import Section
+from sightline.archives import Archive, open_archive, split_at_archive
+from sightline.fetching import Fetcher
+from sightline.image_bytes import (
+    NUM_MAGIC_BYTES,
+    ByteSource,
+    ImageError,
+    ImageLimits,
+    ImageProblem,
+    check_num_bytes,
+    decode_rgb,
+    one_line,
+    read_size,
+    shorten,
+    starts_like_picture,
+)
+from sightline.scratch import ScratchFile, ScratchSpan
 from sightline.types import ImageRef
 
-ImageProblem = Literal[
-    "missing_image",
-    "corrupt_image",
-    "too_large_image",
-    "unsupported_image",
-    "remote_image",
-    "changed_image",
-]
+__all__ = ["ImageError", "ImageLimits", "ImageProblem", "ImageStore"]
 
-ACCEPTED_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-
-# What Pillow raises on damaged files; most of its readers let the parser's own exception through.
-_DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-)
-_TRANSPOSE_OF_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _GREY = (128, 128, 128)
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]+={0,2}\s*")
+_MIN_BASE64_LENGTH = 40  # the smallest pictures take more; the shorter a path, the likelier its letters fit
+_NUM_URL_LOCKS = 32
+_Known = TypeVar("_Known", str, Archive)
 
-
-class ImageError(DataError):
-    """An image can't be used; `kind` tells which way, `reason` is the message without the source."""
-
-    def __init__(self, kind: ImageProblem, source: str, reason: str):
-        super().__init__(f"{source}: {reason}")
-        self.kind: ImageProblem = kind
-        self.reason = reason
-
-
-class ImageLimits(Section):
-    """What an image may measure; both are checked before its pixels are decoded."""
-
-    max_bytes: int = Field(default=50 * 2**20, ge=1)
-    """Largest encoded image, in bytes; a larger one is refused."""
-    max_pixels: int = Field(default=100_000_000, ge=1, le=2 * 89_478_485)
-    """Most pixels (width times height) that an image may declare; one that declares more is refused."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Entry:
-    """Where the bytes of a digest are: in memory, or in a file."""
-
-    data: bytes | None
-    path: Path | None
-    width: int  # pixels, after EXIF orientation
-    height: int
+_Refusal = tuple[ImageProblem, str]  # kind and reason of an ImageError
 
 
 class ImageStore:
-    """Every distinct image once, under the sha256 of its encoded bytes; safe to use from several threads."""
+    """Every distinct image once, under the sha256 of its encoded bytes; safe to use from several threads.
 
-    def __init__(self, limits: ImageLimits | None = None):
+    Files, and members of archives that are not compressed, stay where they are. Bytes are kept in an unnamed
+    temporary file. An entry takes half a kilobyte of memory, one in an archive a kilobyte.
+    """
+
+    def __init__(self, limits: ImageLimits | None = None, *, allow_urls: bool = False):
         self.limits = limits or ImageLimits()
-        self._entries: dict[str, _Entry] = {}
-        self._lock = threading.Lock()
+        self._fetcher = Fetcher(max_bytes=self.limits.max_bytes) if allow_urls else None
+        self._scratch = ScratchFile()
+        self._entries: dict[str, _Entry] = {}  # by digest; single operations on a dict need no lock
+        self._digests: dict[Hashable, str] = {}  # of files and members, by all that tells them from changed ones
+        self._archives: dict[Path, Archive | _Refusal] = {}
+        self._archives_lock = threading.Lock()
+        self._fetched: dict[str, str | _Refusal] = {}  # digests by address
+        self._url_locks = tuple(threading.Lock() for _ in range(_NUM_URL_LOCKS))
 
     @property
     def num_images(self) -> int:
         """Distinct images held."""
         return len(self._entries)
 
-    def add_file(self, path: Path, *, source: str) -> ImageRef:
-        """Remember an image file by its path; its bytes are read again when they are needed."""
-        data = self._read(path, source)
-        return self._add(data, path, source, _shorten(str(path)))
+    def add_file(self, path: Path, *, place: str) -> ImageRef:
+        """Remember an image file by its path; its bytes are read again when they are needed.
 
-    def add_bytes(self, data: bytes, *, source: str) -> ImageRef:
-        """Keep an encoded image in memory."""
-        return self._add(data, None, source, f"of {len(data)} bytes")
+        The path may lead through a zip or tar file, such as "pictures.zip/cats/1.png". A file that was added
+        before, and has kept its size and time of change, is not read.
+        """
+        inner = split_at_archive(path)
+        if inner is not None:
+            return self._add_member(*inner, place)
+        file = _File(str(path), self.limits.max_bytes)
+        return self._add_source(file, (file.path, *file.stamp(place)), place)
+
+    def add_bytes(self, data: bytes, *, place: str) -> ImageRef:
+        """Keep an encoded image in the temporary file."""
+        return self._add_bytes(data, f"of {len(data)} bytes", place)
 
     def add_reference(
-        self, reference: str | bytes | Mapping[str, object], *, base_folder: Path, source: str
+        self, reference: str | bytes | Mapping[str, object], *, base_folder: Path, place: str
     ) -> ImageRef:
         """Add what a data file may say for an image.
 
-        A path (relative to `base_folder`, absolute, or file://), a data URL, raw bytes, or a mapping with
-        "bytes" or "path", as Hugging Face datasets write it.
+        A path (relative to `base_folder`, which may be an archive, absolute, or file://), a data URL, base64
+        without one, raw bytes, a mapping with "bytes" or "path", as Hugging Face datasets write it, or with
+        "url"; and an http(s) address if the store allows them.
         """
         if isinstance(reference, bytes):
-            return self.add_bytes(reference, source=source)
+            return self.add_bytes(reference, place=place)
         if isinstance(reference, str):
-            return self._add_text(reference, base_folder, source)
-        data, path = reference.get("bytes"), reference.get("path")
+            return self._add_text(reference, base_folder, place)
+        data = reference.get("bytes")
         if isinstance(data, bytes):
-            return self.add_bytes(data, source=source)
-        if data is None and isinstance(path, str):
-            return self._add_text(path, base_folder, source)
+            return self.add_bytes(data, place=place)
+        if isinstance(data, str):  # JSON has no bytes
+            return self.add_bytes(self._decode_base64(data, place), place=place)
+        text = reference.get("path") or reference.get("url")
+        if data is None and isinstance(text, str):
+            return self._add_text(text, base_folder, place)
         raise ImageError(
             "unsupported_image",
-            source,
-            f"image {_shorten(reference)} has neither bytes nor a path; give a path or a data URL",
+            place,
+            f"image {shorten(dict(reference))} has neither bytes nor a path nor a url; give one of them",
         )
 
     def encoded(self, ref: ImageRef) -> bytes:
         """The encoded bytes. Raises ImageError if the file is gone or is no longer the one that was added."""
-        with self._lock:
-            entry = self._entries.get(ref.digest)
-        if entry is None:
-            raise ImageError("missing_image", ref.source, f"image {ref.digest} was not added to this store")
-        if entry.data is not None:
-            return entry.data
-        assert entry.path is not None
-        data = self._read(entry.path, ref.source)
+        source = self._entry(ref).source
+        data = source.read(ref.place)
         if hashlib.sha256(data).hexdigest() != ref.digest:
             raise ImageError(
                 "changed_image",
-                ref.source,
-                f"image {_shorten(str(entry.path))} changed since it was loaded; put it back, or start again",
+                ref.place,
+                f"image {source.where} changed since it was loaded; put it back, or start again",
             )
         return data
 
     def open(self, ref: ImageRef) -> Image.Image:
         """The picture as people see it: upright, RGB, transparency on white, an animation's first frame."""
-        data = self.encoded(ref)
-        try:
-            with _open_header(data) as image:
-                orientation = _orientation(image)
-                image.load()
-                rgb = _to_rgb(image)
-        except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
-            raise ImageError(
-                "corrupt_image",
-                ref.source,
-                f"image {self._where(ref)} is corrupt or truncated ({_one_line(error)}); replace the file",
-            ) from error
-        if rgb is None:
-            raise ImageError(
-                "unsupported_image",
-                ref.source,
-                f"image {self._where(ref)} has 32-bit pixels, which have no agreed white; save it with 8",
-            )
-        method = _TRANSPOSE_OF_ORIENTATION.get(orientation)
-        return rgb if method is None else rgb.transpose(method)
+        return decode_rgb(self.encoded(ref), where=self._entry(ref).source.where, place=ref.place)
 
     def verify(self, ref: ImageRef) -> None:
         """Decode the whole image. Raises ImageError if that fails."""
@@ -182,154 +136,194 @@ class ImageStore:
         """A uniformly grey image of the same size, for the question "does the model look at the picture?"."""
         buffer = io.BytesIO()
         Image.new("RGB", (ref.width, ref.height), _GREY).save(buffer, "PNG")
-        return self.add_bytes(buffer.getvalue(), source=f"blank picture for {ref.source}")
+        return self.add_bytes(buffer.getvalue(), place=f"blank picture for {ref.place}")
 
-    def _add_text(self, reference: str, base_folder: Path, source: str) -> ImageRef:
-        scheme = reference[:8].lower()
-        if scheme.startswith(("http://", "https://")):
+    def _entry(self, ref: ImageRef) -> "_Entry":
+        entry = self._entries.get(ref.digest)
+        if entry is None:
+            raise ImageError("missing_image", ref.place, f"image {ref.digest} was not added to this store")
+        return entry
+
+    def _add_source(self, source: ByteSource, key: Hashable, place: str) -> ImageRef:
+        """Add what `source` reads; for a `key` that came before, without reading."""
+        digest = self._digests.get(key)
+        if digest is None:
+            data = source.read(place)
+            digest = hashlib.sha256(data).hexdigest()
+            if digest not in self._entries:
+                self._entries.setdefault(digest, self._measured(data, digest, source, place))
+            self._digests[key] = digest
+        return self._entries[digest].ref(place)
+
+    def _add_bytes(self, data: bytes, where: str, place: str) -> ImageRef:
+        check_num_bytes(len(data), self.limits.max_bytes, where=where, place=place)
+        digest = hashlib.sha256(data).hexdigest()
+        entry = self._entries.get(digest)
+        if entry is None or not isinstance(entry.source, ScratchSpan):
+            # Also in place of a file that held the same: the file may change, these bytes can't.
+            width, height = read_size(data, max_pixels=self.limits.max_pixels, where=where, place=place)
+            entry = _Entry(digest, self._scratch.append(data, where=where), width, height)
+            self._entries[digest] = entry
+        return entry.ref(place)
+
+    def _add_text(self, reference: str, base_folder: Path, place: str) -> ImageRef:
+        if not reference.strip():
+            raise ImageError("missing_image", place, "image '' is empty; give a path or a data URL")
+        if reference[:5].lower() == "data:":
+            return self.add_bytes(self._decode_data_url(reference, place), place=place)
+        if _is_bare_base64(reference):
+            return self.add_bytes(self._decode_base64(reference, place), place=place)
+        scheme = _SCHEME.match(reference)
+        if scheme is None or scheme[1].lower() == "file":
+            return self.add_file(base_folder / _local_path(reference, place), place=place)
+        if scheme[1].lower() in ("http", "https"):
+            return self._add_url(reference, place)
+        raise ImageError(
+            "remote_image",
+            place,
+            f"image {shorten(reference)} can't be reached by {scheme[1]}; download it and give its path",
+        )
+
+    def _add_url(self, url: str, place: str) -> ImageRef:
+        if self._fetcher is None:
             raise ImageError(
                 "remote_image",
-                source,
-                f"image {_shorten(reference)} is an address, and nothing is fetched from the network; "
-                "download it and give its path",
+                place,
+                f"image {shorten(url)} is an address, and nothing is fetched from the network; "
+                "download it and give its path, or set data.allow_urls=true",
             )
-        if scheme.startswith("data:"):
-            return self.add_bytes(self._decode_data_url(reference, source), source=source)
-        if not reference.strip():
-            raise ImageError("missing_image", source, "image '' is empty; give a path or a data URL")
-        path = _local_path(reference, source)
-        return self.add_file(base_folder / path, source=source)
+        with self._url_locks[hash(url) % _NUM_URL_LOCKS]:  # rows that are read at once may name the same address
+            known = self._fetched.get(url)
+            if known is None:
+                try:
+                    data = self._fetcher.fetch(url, place=place)
+                    known = self._add_bytes(data, shorten(url), place).digest
+                except ImageError as error:
+                    known = (error.kind, error.reason)
+                self._fetched[url] = known
+        return self._entries[_unless_refused(known, place)].ref(place)
 
-    def _decode_data_url(self, url: str, source: str) -> bytes:
+    def _add_member(self, archive: Path, name: str, place: str) -> ImageRef:
+        if not name:
+            where = shorten(str(archive))
+            raise ImageError(
+                "unsupported_image", place, f"image {where} is an archive; add the name of a picture in it"
+            )
+        key = (archive, name)
+        digest = self._digests.get(key)
+        if digest is not None:
+            return self._entries[digest].ref(place)
+        return self._add_source(self._archive(archive, place).find(name, place=place), key, place)
+
+    def _archive(self, path: Path, place: str) -> Archive:
+        with self._archives_lock:
+            known = self._archives.get(path)
+            if known is None:
+                try:
+                    known = open_archive(path, self._scratch, max_bytes=self.limits.max_bytes, place=place)
+                except ImageError as error:
+                    known = (error.kind, error.reason)
+                self._archives[path] = known
+        return _unless_refused(known, place)
+
+    def _measured(self, data: bytes, digest: str, source: ByteSource, place: str) -> "_Entry":
+        width, height = read_size(data, max_pixels=self.limits.max_pixels, where=source.where, place=place)
+        return _Entry(digest, source, width, height)
+
+    def _decode_data_url(self, url: str, place: str) -> bytes:
         header, comma, payload = url.partition(",")
-        if not comma or not header.lower().startswith("data:image/") or not header.lower().endswith(";base64"):
+        if not comma or not header.lower().startswith("data:image") or not header.lower().endswith(";base64"):
             raise ImageError(
                 "unsupported_image",
-                source,
-                f"image {_shorten(url)} is not a base64 picture; write 'data:image/png;base64,...'",
+                place,
+                f"image {shorten(url, 80)} is not a base64 picture; write 'data:image/png;base64,...'",
             )
-        self._check_num_bytes(len(payload) * 3 // 4 - 2, source, _shorten(url))
+        return self._decode_base64(payload, place)
+
+    def _decode_base64(self, text: str, place: str) -> bytes:
+        where = shorten(text, 80)
+        check_num_bytes(len(text) * 3 // 4 - 2, self.limits.max_bytes, where=where, place=place)
         try:
-            return base64.b64decode(payload, validate=True)
+            return base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError) as error:
             raise ImageError(
                 "corrupt_image",
-                source,
-                f"image {_shorten(url)} is not valid base64 ({_one_line(error)}); encode the file again",
+                place,
+                f"image {where} is not valid base64 ({one_line(error)}); encode the file again",
             ) from error
 
-    def _read(self, path: Path, source: str) -> bytes:
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A distinct image."""
+
+    digest: str
+    source: ByteSource
+    width: int  # pixels, after EXIF orientation
+    height: int
+
+    def ref(self, place: str) -> ImageRef:
+        return ImageRef(digest=self.digest, width=self.width, height=self.height, place=place)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """An image file of its own."""
+
+    path: str
+    max_bytes: int
+
+    @property
+    def where(self) -> str:
+        return shorten(self.path)
+
+    def stamp(self, place: str) -> tuple[int, int, int]:
+        """Inode, bytes and nanoseconds of the last change. Raises ImageError if there is no such file."""
         try:
-            if not path.is_file():
-                raise ImageError(
-                    "missing_image",
-                    source,
-                    f"image {_shorten(str(path))} was not found; paths are relative to the data file's folder",
-                )
-            self._check_num_bytes(path.stat().st_size, source, _shorten(str(path)))
-            return path.read_bytes()
+            status = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: "\0" in the path
+            raise self._missing(place) from error
         except OSError as error:
-            raise ImageError(
-                "missing_image",
-                source,
-                f"image {_shorten(str(path))} can't be read ({error.strerror}); check its permissions",
-            ) from error
+            raise self._unreadable(error, place) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise self._missing(place)
+        return status.st_ino, status.st_size, status.st_mtime_ns
 
-    def _check_num_bytes(self, num_bytes: int, source: str, where: str) -> None:
-        if num_bytes > self.limits.max_bytes:
-            raise ImageError(
-                "too_large_image",
-                source,
-                f"image {where} has {num_bytes:,} bytes, more than max_bytes {self.limits.max_bytes:,}; "
-                "shrink it or raise the limit",
-            )
-
-    def _add(self, data: bytes, path: Path | None, source: str, where: str) -> ImageRef:
-        self._check_num_bytes(len(data), source, where)
-        digest = hashlib.sha256(data).hexdigest()
-        with self._lock:
-            entry = self._entries.get(digest)
-        if entry is None:
-            width, height = self._read_size(data, source, where)
-            entry = _Entry(data=None, path=path, width=width, height=height)
-        if path is None:
-            entry = replace(entry, data=data)  # a file that held the same may change, these bytes can't
-        with self._lock:
-            known = self._entries.get(digest)
-            if known is None or known.data is None:
-                self._entries[digest] = entry
-        return ImageRef(digest=digest, width=entry.width, height=entry.height, source=source)
-
-    def _read_size(self, data: bytes, source: str, where: str) -> tuple[int, int]:
-        """Width and height after EXIF orientation, from the header alone."""
+    def read(self, place: str) -> bytes:
+        num_bytes = self.stamp(place)[1]
+        check_num_bytes(num_bytes, self.max_bytes, where=self.where, place=place)
         try:
-            with _open_header(data) as image:
-                width, height = image.size
-                is_sideways = _orientation(image) in (5, 6, 7, 8)
-        except Image.DecompressionBombError as error:
-            raise ImageError(
-                "too_large_image", source, f"image {where} is too large ({_one_line(error)}); shrink it"
-            ) from error
-        except Image.UnidentifiedImageError as error:
-            raise ImageError(
-                "unsupported_image",
-                source,
-                f"image {where} is no picture that can be read; accepted are {', '.join(ACCEPTED_FORMATS)}",
-            ) from error
-        except _DECODE_ERRORS as error:
-            raise ImageError(
-                "corrupt_image",
-                source,
-                f"image {where} has a damaged header ({_one_line(error)}); replace the file",
-            ) from error
-        if width * height > self.limits.max_pixels:
-            raise ImageError(
-                "too_large_image",
-                source,
-                f"image {where} declares {width} x {height} pixels, more than max_pixels "
-                f"{self.limits.max_pixels:,}; shrink it or raise the limit",
-            )
-        return (height, width) if is_sideways else (width, height)
+            return Path(self.path).read_bytes()
+        except OSError as error:
+            raise self._unreadable(error, place) from error
 
-    def _where(self, ref: ImageRef) -> str:
-        path = self._entries[ref.digest].path
-        return _shorten(str(path)) if path is not None else f"{ref.digest[:12]} (given as bytes)"
+    def _missing(self, place: str) -> ImageError:
+        reason = f"image {self.where} was not found; paths are relative to the data file's folder"
+        return ImageError("missing_image", place, reason)
+
+    def _unreadable(self, error: OSError, place: str) -> ImageError:
+        reason = f"image {self.where} can't be read ({error.strerror}); check its permissions"
+        return ImageError("missing_image", place, reason)
 
 
-def _open_header(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=ACCEPTED_FORMATS)
+def _unless_refused(known: _Known | _Refusal, place: str) -> _Known:
+    if isinstance(known, tuple):
+        raise ImageError(known[0], place, known[1])
+    return known
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation that Pillow has not yet applied, 1 .. 8; 1 is upright.
-
-    A TIFF's size is already the turned one, and loading turns it. Call before `load`: for a PNG, Pillow's own
-    `getexif` would decode the pixels, which the header's size must not need.
-    """
-    if image.format == "TIFF":
-        return 1
+def _is_bare_base64(text: str) -> bool:
+    """Whether a text is a picture in base64 rather than a path: by its length, letters and first bytes."""
+    if len(text) < _MIN_BASE64_LENGTH:
+        return False
     try:
-        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    except _DECODE_ERRORS:
-        return 1  # viewers show a picture with damaged EXIF as it is stored
+        head = base64.b64decode(text[: NUM_MAGIC_BYTES * 4 // 3], validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return starts_like_picture(head) and _BASE64.fullmatch(text) is not None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image | None:
-    """RGB pixels, transparency on white; None for 32-bit pixels."""
-    if image.mode in ("I", "F"):
-        return None
-    if image.mode.startswith("I;16"):
-        values_HW = np.asarray(image).astype(np.uint32)
-        # Pillow's own conversion clips at 255; 65535 must become 255.
-        return Image.fromarray(((values_HW + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _local_path(reference: str, source: str) -> Path:
+def _local_path(reference: str, place: str) -> Path:
     if not reference.lower().startswith("file:"):
         is_home = reference.startswith("~/")
         return Path(reference).expanduser() if is_home else Path(reference)
@@ -337,17 +331,7 @@ def _local_path(reference: str, source: str) -> Path:
     if parts.netloc not in ("", "localhost"):
         raise ImageError(
             "remote_image",
-            source,
-            f"image {_shorten(reference)} is on another host; copy it here and give its path",
+            place,
+            f"image {shorten(reference)} is on another host; copy it here and give its path",
         )
     return Path(unquote(parts.path))
-
-
-def _shorten(value: object) -> str:
-    text = repr(value if not isinstance(value, Mapping) else dict(cast("Mapping[str, object]", value)))
-    max_length = 80 if ";base64," in text else 400
-    return text if len(text) <= max_length else f"{text[: max_length - 20]}...{text[-1]}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

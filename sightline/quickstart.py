@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from sightline.config import SftRecipe, TrainRecipe
 from sightline.errors import ConfigError
+from sightline.files import write_json_atomic
 from sightline.models.tiny import write_tiny_model
 from sightline.recipe import load_recipe
 from sightline.report import write_report
-from sightline.run_directory import RunDirectory, write_json_atomic
+from sightline.run_directory import RunDirectory
 from sightline.sft import fine_tune
 from sightline.tasks import write_task
 from sightline.train import train

@@ -1,18 +1,16 @@
 """Reading a recipe: YAML, overrides from the command line, and one clear line for every mistake."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sightline.config import SftRecipe, TrainRecipe
 from sightline.errors import ConfigError
 from sightline.section import Section
 
-RecipeT = TypeVar("RecipeT", TrainRecipe, SftRecipe)
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -27,11 +25,19 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_recipe(path: Path, overrides: Sequence[str], recipe_class: type[RecipeT]) -> RecipeT:
+def load_recipe(path: Path, overrides: Sequence[str], recipe_class: type[SectionT]) -> SectionT:
     """Read a YAML recipe and apply `key=value` overrides (dotted keys, YAML values).
 
     Raises ConfigError with the key, the value and what is accepted.
     """
+    content = read_yaml(path)
+    for override in overrides:
+        apply_override(content, override)
+    return resolve_recipe(content, recipe_class, source=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a recipe as the file gives them. Raises ConfigError."""
     try:
         content: object = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506  (a SafeLoader)
     except FileNotFoundError as error:
@@ -40,13 +46,10 @@ def load_recipe(path: Path, overrides: Sequence[str], recipe_class: type[RecipeT
         raise ConfigError(f"{path}: can't be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys, such as `model: PATH`; this file is not")
-    merged = cast("dict[str, Any]", content)
-    for override in overrides:
-        _apply_override(merged, override)
-    return resolve_recipe(merged, recipe_class, source=str(path))
+    return cast("dict[str, Any]", content)
 
 
-def resolve_recipe(content: Mapping[str, Any], recipe_class: type[SectionT], *, source: str) -> SectionT:
+def resolve_recipe(content: object, recipe_class: type[SectionT], *, source: str) -> SectionT:
     """Check a recipe's (or section's) content and fill in defaults. Raises ConfigError, one line, for a mistake."""
     try:
         return recipe_class.model_validate(content)
@@ -54,12 +57,13 @@ def resolve_recipe(content: Mapping[str, Any], recipe_class: type[SectionT], *, 
         raise ConfigError(f"{source}: {_explain(error, recipe_class)}") from error
 
 
-def recipe_as_plain(recipe: TrainRecipe | SftRecipe) -> dict[str, Any]:
+def recipe_as_plain(recipe: Section) -> dict[str, Any]:
     """The resolved recipe with every default written out, as YAML can hold it."""
     return recipe.model_dump(mode="json")
 
 
-def _apply_override(content: dict[str, Any], override: str) -> None:
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set `key=value` (dotted key, YAML value) in a recipe's keys. Raises ConfigError."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"{override!r} is no override; write key=value, such as rollout.group_size=16")

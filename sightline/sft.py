@@ -10,13 +10,11 @@ from sightline.algorithms.supervised import Supervised
 from sightline.batch import TrainBatch
 from sightline.cluster.placement import place_fine_tuning
 from sightline.config import SftRecipe
-from sightline.data import ProblemOrder
-from sightline.errors import DataError
-from sightline.evaluate import Evaluations, load_heldout, make_evaluator
+from sightline.evaluate import Evaluations, allows_urls, load_heldout, make_evaluator
 from sightline.learner.checkpoint import save_checkpoint
 from sightline.metrics import PhaseTimer, step_line
 from sightline.progress import live_line
-from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts, solution_ids
+from sightline.prompts import Inputs, PromptSet, check_solutions, load_inputs, load_prompts, solution_ids
 from sightline.recipe import recipe_as_plain
 from sightline.rewards.scorer import Scorer
 from sightline.rollout.engine import Engine
@@ -30,12 +28,11 @@ logger = logging.getLogger(__name__)
 
 def fine_tune(recipe: SftRecipe) -> Path:
     """Run a recipe to its last step, from its last checkpoint if there is one; give the run directory."""
-    inputs = load_inputs(recipe.model)
+    inputs = load_inputs(recipe.model, allow_urls=allows_urls(recipe.data, recipe.evaluation))
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.max_response_tokens)
-    solutions = [_solution(inputs, prompt, recipe.max_response_tokens) for prompt in problems.prompts]
-    heldout = load_heldout(inputs, recipe.evaluation, max_response_tokens=recipe.max_response_tokens)
-    order = ProblemOrder(len(problems.prompts), recipe.seed)
-    order.batch(0, recipe.batch_size)
+    check_solutions(inputs.family, problems.problems, max_tokens=recipe.max_response_tokens)
+    heldout = load_heldout(inputs, recipe.evaluation, problems, max_response_tokens=recipe.max_response_tokens)
+    order = problems.order(recipe.data, recipe.seed, batch_size=recipe.batch_size)
     run_folder, algorithm = Path(recipe.output_dir), Supervised()
     with RunDirectory.open(
         run_folder, recipe=recipe_as_plain(recipe), command="sightline sft", may_change=MAY_CHANGE
@@ -51,18 +48,20 @@ def fine_tune(recipe: SftRecipe) -> Path:
         with live_line("sft", done=first_step, total=recipe.steps) as line:
             for step in range(first_step, recipe.steps):
                 timer = PhaseTimer()
-                indices = order.batch(step, recipe.batch_size)
+                prompts = [problems[index] for index in order.batch(step, recipe.batch_size)]
+                # The next step's pictures are preprocessed while this one runs.
+                placement.prefetch(problems.images_of(order.batch(step + 1, recipe.batch_size)))
                 with timer.phase("update"):
                     batch = solution_batch(
-                        [problems.prompts[index] for index in indices],
-                        [solutions[index] for index in indices],
+                        prompts,
+                        [solution_ids(inputs.family, prompt.problem) for prompt in prompts],
                         max_response_tokens=recipe.max_response_tokens,
                     )
                     batch = algorithm.assign_credit(learner.prepare(batch, algorithm))
                     metrics = learner.update(batch, algorithm)
                     placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
                 done = step + 1
-                metrics = metrics | timer.metrics()
+                metrics = metrics | problems.source_shares([each.problem for each in prompts]) | timer.metrics()
                 run.append_metrics(done, metrics)
                 logger.info(step_line({"step": done, **metrics}))
                 line.advance(sum(timer.seconds().values()), f"loss {metrics['loss/sft']:.3f}")
@@ -109,12 +108,3 @@ def _evaluations(
         seed=recipe.seed,
     )
     return Evaluations(evaluator, recipe.evaluation.every_steps, run)
-
-
-def _solution(inputs: Inputs, prompt: Prompt, max_tokens: int) -> tuple[int, ...]:
-    ids = solution_ids(inputs.family, prompt.problem)
-    if len(ids) > max_tokens:
-        raise DataError(
-            f"{prompt.problem.source}: the solution has {len(ids)} tokens, more than max_response_tokens = {max_tokens}"
-        )
-    return ids

@@ -1,6 +1,7 @@
 """THE LOOP: problems, prompts, rollouts, scored rollouts, a batch, new weights. Read `train` downwards."""
 
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +9,8 @@ from pathlib import Path
 from sightline.batch import TrainBatch, make_train_batch
 from sightline.cluster.placement import Placement, place_training
 from sightline.config import TrainRecipe
-from sightline.data import ProblemOrder
 from sightline.errors import RunError
-from sightline.evaluate import Evaluations, load_heldout, make_evaluator
+from sightline.evaluate import Evaluations, allows_urls, load_heldout, make_evaluator
 from sightline.learner.checkpoint import num_drawn_before, save_checkpoint
 from sightline.metrics import PhaseTimer, mean, step_line
 from sightline.progress import live_line
@@ -30,11 +30,10 @@ logger = logging.getLogger(__name__)
 
 def train(recipe: TrainRecipe) -> Path:
     """Run a recipe to its last step, from its last checkpoint if there is one; give the run directory."""
-    inputs = load_inputs(recipe.model)
+    inputs = load_inputs(recipe.model, allow_urls=allows_urls(recipe.data, recipe.evaluation))
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.rollout.max_response_tokens)
-    heldout = load_heldout(inputs, recipe.evaluation, max_response_tokens=recipe.rollout.max_response_tokens)
-    order = ProblemOrder(len(problems.prompts), recipe.seed)
-    order.take(0, recipe.rollout.prompts_per_step)  # refuses a batch larger than the data set before models load
+    heldout = load_heldout(inputs, recipe.evaluation, problems, max_response_tokens=recipe.rollout.max_response_tokens)
+    order = problems.order(recipe.data, recipe.seed, batch_size=recipe.rollout.prompts_per_step)
     scorer, algorithm = Scorer(recipe.reward, recipe.rollout.max_response_tokens), recipe.algorithm
     with RunDirectory.open(
         Path(recipe.output_dir), recipe=recipe_as_plain(recipe), command="sightline train", may_change=MAY_CHANGE
@@ -52,8 +51,10 @@ def train(recipe: TrainRecipe) -> Path:
                 timer, counters = PhaseTimer(), _vision_counters(inputs, placement)
                 selection = GroupSelection(algorithm, recipe.rollout.prompts_per_step)
                 while num_missing := selection.num_missing:  # once, unless groups of equal rewards are replaced
-                    prompts = [problems.prompts[index] for index in order.take(num_drawn, num_missing)]
+                    prompts = [problems[index] for index in order.take(num_drawn, num_missing)]
                     num_drawn += num_missing
+                    # The next step's pictures are preprocessed while this one runs.
+                    placement.prefetch(problems.images_of(order.take(num_drawn, recipe.rollout.prompts_per_step)))
                     with timer.phase("rollout"):
                         rollouts = engine.generate(prompts, _sampling(recipe, step, selection.num_rounds))
                     with timer.phase("reward"):
@@ -70,7 +71,7 @@ def train(recipe: TrainRecipe) -> Path:
 
                 done = step + 1
                 metrics |= _work_metrics(selection.scored, counters, _vision_counters(inputs, placement))
-                metrics |= {"epoch": num_drawn / order.num_problems}
+                metrics |= _source_metrics(problems, selection.scored) | {"epoch": order.epoch_of(num_drawn)}
                 _record(run, inputs, done, selection, metrics, timer)
                 line.advance(sum(timer.seconds().values()), f"reward {metrics['reward/mean']:.3f}")
                 evaluations.after_step(done)
@@ -172,6 +173,15 @@ def _record(
     metrics = metrics | times | {"tokens/per_second": metrics["tokens/response"] / times["time/rollout_seconds"]}
     run.append_metrics(step, metrics)
     logger.info(step_line({"step": step, **metrics}))
+
+
+def _source_metrics(problems: PromptSet, scored: Sequence[Sequence[ScoredRollout]]) -> dict[str, float]:
+    """Share of the drawn problems and mean reward of each source, where there are several."""
+    rewards: defaultdict[str, list[float]] = defaultdict(list)
+    for group in scored:
+        rewards[group[0].rollout.prompt.problem.source] += [each.reward for each in group if each.reward is not None]
+    means = {f"data/{label}/reward": mean(rewards[source]) for source, label in problems.source_labels.items()}
+    return problems.source_shares([group[0].rollout.prompt.problem for group in scored]) | means
 
 
 def _vision_counters(inputs: Inputs, placement: Placement) -> tuple[int, int]:

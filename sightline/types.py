@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
+AnswerKind = Literal["choice", "number", "count", "expression", "yes_no", "box", "boxes", "text", "none"]
 FinishReason = Literal["stop", "length"]
 
 
@@ -18,7 +19,7 @@ class ImageRef:
     digest: str  # sha256 of the encoded bytes, hexadecimal
     width: int  # pixels, after EXIF orientation
     height: int
-    source: str  # where it was found, for messages: a path, or "file.jsonl, row 7"
+    place: str  # where it was found, for messages: a path, or "file.jsonl, row 7"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,12 +34,20 @@ class Message:
 class Problem:
     """A question with its gold answer, as the data gives it."""
 
-    id: str  # unique within a data file and stable between runs
+    id: str  # unique within the data of a run and stable between runs
     messages: tuple[Message, ...]
-    answer: str
+    answers: tuple[str, ...]  # gold answers, each of which is right; empty only where the kind is "none"
+    answer_kind: AnswerKind = "text"
+    choices: tuple[str, ...] = ()  # what stands behind the letters A, B, C ..., for the kind "choice"
     solution: str | None = None  # a worked response to imitate, for supervised fine-tuning
-    source: str = ""  # "file.jsonl, row 7", for messages
-    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
+    source: str = ""  # name of the set that it comes from
+    place: str = ""  # "file.jsonl, row 7", for messages
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])  # the row's other columns
+
+    @property
+    def answer(self) -> str:
+        """The gold answers as people read them."""
+        return " or ".join(self.answers)
 
     @property
     def images(self) -> tuple[ImageRef, ...]:

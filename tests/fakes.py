@@ -34,12 +34,12 @@ class TinyModel:
         """A prompt with one noisy picture for each (width, height)."""
         images = [self.image(width, height, seed=number) for number, (width, height) in enumerate(sizes)]
         message = Message(role="user", content=(*images, text))
-        problem = Problem(id=problem_id, messages=(message,), answer="1", source=f"test, {problem_id}")
+        problem = Problem(id=problem_id, messages=(message,), answers=("1",), place=f"test, {problem_id}")
         return self.inputs.family.encode_prompt(problem)
 
     def image(self, width: int, height: int, *, seed: int) -> ImageRef:
         """A picture of random pixels."""
-        return self.inputs.images.add_bytes(noise_png(width, height, seed=seed), source="test")
+        return self.inputs.images.add_bytes(noise_png(width, height, seed=seed), place="test")
 
 
 def load_tiny(folder: Path, *, freeze_vision: bool = False) -> TinyModel:
@@ -181,7 +181,7 @@ def reference_copy(tiny: TinyModel, folder: Path) -> TinyModel:
 def plain_prompt(problem_id: str, token_ids: Sequence[int] = (1, 2, 3)) -> Prompt:
     """A prompt without pictures that no model has read."""
     message = Message(role="user", content=("question",))
-    problem = Problem(id=problem_id, messages=(message,), answer="1", source=f"test, {problem_id}")
+    problem = Problem(id=problem_id, messages=(message,), answers=("1",), place=f"test, {problem_id}")
     return Prompt(problem=problem, token_ids=tuple(token_ids), images=())
 
 

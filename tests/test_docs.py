@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from sightline.cli import _parser
+from sightline.cli import _parse
 from sightline.config import SftRecipe, TrainRecipe
 from sightline.recipe import resolve_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 REFERENCES = {"recipes.md", "algorithms.md"}  # looked up in, not read through
-COMMANDS = {"train", "sft", "evaluate", "report", "task", "tiny-model", "quickstart"}
+COMMANDS = {"train", "sft", "evaluate", "report", "task", "data", "tiny-model", "quickstart"}
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -68,7 +68,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 @pytest.mark.parametrize(("page", "command"), _shell_commands(), ids=lambda value: value)
 def test_every_command_in_the_docs_is_understood_by_the_parser(page: str, command: str) -> None:
     _, *arguments = shlex.split(command, comments=True)
-    _parser().parse_args(arguments)
+    _parse(arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -21,6 +21,9 @@ OWNERS = {  # who may import it: a folder or a file
     "ray": "cluster",
     "matplotlib": "report",
     "peft": "models/lora.py",
+    "datasets": "data/tables.py",
+    "pyarrow": "data",
+    "openai": "curation",
 }
 
 

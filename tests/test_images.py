@@ -1,86 +1,105 @@
 import base64
 import hashlib
-import io
-import struct
-import zlib
+import os
+import tracemalloc
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
+from sightline.fetching import Fetcher
 from sightline.images import ImageError, ImageLimits, ImageStore
 from sightline.types import ImageRef
-
-SOURCE = "cats.jsonl, row 7"
-
-
-def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
+from tests.pictures import PLACE, encode, gradient, png_that_declares, small_png
+from tests.web import WebServer, local_server, running
 
 
-def gradient(width: int, height: int) -> Image.Image:
-    values = np.arange(width * height * 3, dtype=np.uint32) * 255 // (width * height * 3)
-    return Image.fromarray(values.astype(np.uint8).reshape(height, width, 3))
-
-
-def png_that_declares(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\0" * 1000)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def opened(data: bytes) -> Image.Image:
-    store = ImageStore()
-    return store.open(store.add_bytes(data, source=SOURCE))
+def as_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def error_of(store: ImageStore, reference: object, folder: Path) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        store.add_reference(reference, base_folder=folder, source=SOURCE)  # type: ignore[arg-type]
+        store.add_reference(reference, base_folder=folder, place=PLACE)  # type: ignore[arg-type]
     message = str(caught.value)
-    assert message.startswith(f"{SOURCE}: ")
+    assert message.startswith(f"{PLACE}: ")
     assert "\n" not in message
     return caught.value
 
 
 @pytest.fixture
-def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise AssertionError("pixels were decoded")
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are read while the test runs, in order."""
+    names: list[str] = []
+    read_bytes = Path.read_bytes
 
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", refuse)
-    monkeypatch.setattr("PIL.Image.core.new", refuse)
+    def read(path: Path) -> bytes:
+        names.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    return names
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with running(local_server()) as server:
+        yield server
 
 
 def test_a_reference_holds_digest_and_size_of_the_encoded_bytes() -> None:
     data = encode(gradient(5, 3))
-    ref = ImageStore().add_bytes(data, source=SOURCE)
+    ref = ImageStore().add_bytes(data, place=PLACE)
     digest = hashlib.sha256(data).hexdigest()
-    assert ref == ImageRef(digest=digest, width=5, height=3, source=SOURCE)
+    assert ref == ImageRef(digest=digest, width=5, height=3, place=PLACE)
 
 
-def test_the_same_content_twice_is_one_entry_and_each_reference_keeps_its_source(tmp_path: Path) -> None:
+def test_the_same_content_twice_is_one_entry_and_each_reference_keeps_its_place(tmp_path: Path) -> None:
     store = ImageStore()
     data = encode(gradient(5, 3))
     (tmp_path / "a.png").write_bytes(data)
-    first = store.add_file(tmp_path / "a.png", source="row 1")
-    second = store.add_bytes(data, source="row 2")
-    assert (store.num_images, first.digest, second.source) == (1, second.digest, "row 2")
+    first = store.add_file(tmp_path / "a.png", place="row 1")
+    second = store.add_bytes(data, place="row 2")
+    assert (store.num_images, first.digest, second.place) == (1, second.digest, "row 2")
 
 
-def test_a_file_is_read_again_and_bytes_are_kept(tmp_path: Path) -> None:
+def test_adding_decodes_no_pixels() -> None:
+    store = ImageStore()
+    cut = store.add_bytes(png_that_declares(3_000, 2_000), place=PLACE)
+    with pytest.raises(ImageError, match="is corrupt or truncated"):
+        store.verify(cut)
+
+
+def test_a_file_is_read_once_however_many_rows_name_it(tmp_path: Path, read_files: list[str]) -> None:
+    store = ImageStore()
+    (tmp_path / "a.png").write_bytes(small_png(1))
+    (tmp_path / "b.png").write_bytes(small_png(2))
+    for name in ("a.png", "b.png", "a.png", "./a.png", str(tmp_path / "b.png")):
+        store.add_reference(name, base_folder=tmp_path, place=PLACE)
+    assert (read_files, store.num_images) == (["a.png", "b.png"], 2)
+
+
+def test_a_file_that_changed_between_two_rows_is_read_again(tmp_path: Path) -> None:
+    store = ImageStore()
+    path = tmp_path / "a.png"
+    path.write_bytes(small_png(1))
+    old = store.add_file(path, place=PLACE)
+    path.write_bytes(small_png(2))
+    os.utime(path, ns=(1, 1))
+    new = store.add_file(path, place=PLACE)
+    assert store.encoded(new) == small_png(2)
+    assert old.digest != new.digest
+
+
+def test_a_file_is_read_again_when_it_is_needed_and_bytes_are_kept(tmp_path: Path) -> None:
     store = ImageStore()
     path = tmp_path / "a.png"
     path.write_bytes(encode(gradient(5, 3)))
-    from_file = store.add_file(path, source=SOURCE)
-    from_bytes = store.add_bytes(encode(gradient(4, 4)), source=SOURCE)
+    from_file = store.add_file(path, place=PLACE)
+    from_bytes = store.add_bytes(encode(gradient(4, 4)), place=PLACE)
     assert store.encoded(from_file) == path.read_bytes()
     path.unlink()
     assert store.encoded(from_bytes) == encode(gradient(4, 4))
@@ -93,8 +112,8 @@ def test_bytes_added_after_a_file_survive_a_change_of_the_file(tmp_path: Path) -
     path = tmp_path / "a.png"
     data = encode(gradient(5, 3))
     path.write_bytes(data)
-    store.add_file(path, source=SOURCE)
-    ref = store.add_bytes(data, source=SOURCE)
+    store.add_file(path, place=PLACE)
+    ref = store.add_bytes(data, place=PLACE)
     path.write_bytes(b"other")
     assert store.encoded(ref) == data
 
@@ -103,7 +122,7 @@ def test_a_file_that_changed_since_it_was_added_is_refused(tmp_path: Path) -> No
     store = ImageStore()
     path = tmp_path / "a.png"
     path.write_bytes(encode(gradient(5, 3)))
-    ref = store.add_file(path, source=SOURCE)
+    ref = store.add_file(path, place=PLACE)
     path.write_bytes(encode(gradient(3, 5)))
     with pytest.raises(ImageError, match="changed since it was loaded") as caught:
         store.open(ref)
@@ -111,141 +130,55 @@ def test_a_file_that_changed_since_it_was_added_is_refused(tmp_path: Path) -> No
 
 
 def test_a_reference_from_another_store_is_refused() -> None:
-    ref = ImageStore().add_bytes(encode(gradient(5, 3)), source=SOURCE)
+    ref = ImageStore().add_bytes(encode(gradient(5, 3)), place=PLACE)
     with pytest.raises(ImageError, match="was not added to this store"):
         ImageStore().encoded(ref)
 
 
-@pytest.mark.usefixtures("no_decoding")
-@pytest.mark.parametrize(("width", "height"), [(20_000, 10_000), (12_000, 9_000), (2**31 - 1, 2**31 - 1)])
-def test_a_png_that_declares_too_many_pixels_is_refused_without_decoding(width: int, height: int) -> None:
-    with pytest.raises(ImageError, match="pixels") as caught:
-        ImageStore().add_bytes(png_that_declares(width, height), source=SOURCE)
-    assert caught.value.kind == "too_large_image"
-
-
-@pytest.mark.usefixtures("no_decoding")
-def test_adding_reads_the_header_only() -> None:
-    ref = ImageStore().add_bytes(png_that_declares(3_000, 2_000), source=SOURCE)
-    assert (ref.width, ref.height) == (3_000, 2_000)
-
-
-def test_a_pixel_limit_names_the_size_and_the_limit() -> None:
-    store = ImageStore(ImageLimits(max_pixels=14))
-    with pytest.raises(ImageError, match=r"declares 5 x 3 pixels, more than max_pixels 14"):
-        store.add_bytes(encode(gradient(5, 3)), source=SOURCE)
+def test_embedded_pictures_take_no_memory() -> None:
+    store, num_bytes = ImageStore(), 0
+    store.add_bytes(encode(gradient(1, 1), "BMP"), place=PLACE)  # Pillow imports what it needs
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            data = encode(Image.new("RGB", (200, 200), (number, 0, 0)), "BMP")
+            store.add_bytes(data, place=PLACE)
+            num_bytes += len(data)
+        del data
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert (store.num_images, num_bytes) == (101, 100 * (3 * 200 * 200 + 54))
+    assert held < 100_000
 
 
 def test_too_many_bytes_are_refused_before_reading_whatever_the_reference(tmp_path: Path) -> None:
     store = ImageStore(ImageLimits(max_bytes=1000))
     data = b"\0" * 2000
     (tmp_path / "a.png").write_bytes(data)
-    url = "data:image/png;base64," + base64.b64encode(data).decode()
-    for reference in ("a.png", data, url, {"bytes": data}):
+    url = "data:image/png;base64," + as_base64(data)
+    bare = as_base64(small_png() + data)
+    for reference in ("a.png", data, url, bare, {"bytes": data}, {"bytes": as_base64(data)}):
         error = error_of(store, reference, tmp_path)
         assert error.kind == "too_large_image"
         assert "more than max_bytes 1,000" in str(error)
         assert len(str(error)) < 300 + len(str(tmp_path))
 
 
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied_and_the_size_is_known_from_the_header(image_format: str, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encode(gradient(32, 16), image_format, exif=exif)
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+def test_the_pixel_limit_is_the_stores() -> None:
+    store = ImageStore(ImageLimits(max_pixels=5))
+    with pytest.raises(ImageError, match=r"declares 2 x 3 pixels, more than max_pixels 5"):
+        store.add_bytes(small_png(), place=PLACE)
+
+
+def test_a_wrong_suffix_does_not_matter_but_the_content_does(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(small_png())
+    (tmp_path / "b.png").write_text("<svg></svg>")
     store = ImageStore()
-    ref = store.add_bytes(data, source=SOURCE)
-    picture = store.open(ref)
-    assert (ref.width, ref.height) == picture.size == ((16, 32) if orientation >= 5 else (32, 16))
-    assert np.array_equal(np.asarray(picture), np.asarray(expected))
-
-
-def test_damaged_exif_leaves_the_picture_as_stored() -> None:
-    data = encode(gradient(6, 4), "JPEG", exif=b"Exif\0\0II*\0garbage")
-    assert opened(data).size == (6, 4)
-
-
-def test_alpha_is_composited_on_white() -> None:
-    image = Image.new("RGBA", (3, 1))
-    image.putpixel((0, 0), (255, 0, 0, 255))
-    image.putpixel((1, 0), (255, 0, 0, 0))
-    image.putpixel((2, 0), (0, 0, 0, 128))
-    picture = opened(encode(image))
-    assert picture.mode == "RGB"
-    assert [picture.getpixel((x, 0)) for x in range(3)] == [(255, 0, 0), (255, 255, 255), (127, 127, 127)]
-
-
-def test_a_palette_with_a_transparent_color_shows_white_there() -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([0, 128, 0, 0, 0, 255])
-    image.putpixel((1, 0), 1)
-    picture = opened(encode(image, transparency=1))
-    assert [picture.getpixel((x, 0)) for x in range(2)] == [(0, 128, 0), (255, 255, 255)]
-
-
-def test_cmyk_becomes_rgb() -> None:
-    picture = opened(encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"))
-    assert picture.getpixel((3, 3)) == (255, 0, 0)
-
-
-@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
-def test_16_bit_grey_keeps_its_full_range(image_format: str) -> None:
-    values = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
-    picture = opened(encode(Image.fromarray(values), image_format))
-    assert [picture.getpixel((x, 0)) for x in range(4)] == [(level,) * 3 for level in (0, 1, 128, 255)]
-
-
-def test_16_bit_big_endian_tiff_keeps_its_range() -> None:
-    values = np.array([[0, 128 * 257, 65535]], dtype=">u2")
-    picture = opened(encode(Image.frombytes("I;16B", (3, 1), values.tobytes()), "TIFF"))
-    assert [picture.getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]  # type: ignore[index]
-
-
-def test_32_bit_pixels_are_refused_with_a_remedy() -> None:
-    with pytest.raises(ImageError, match=r"32-bit pixels.*save it with 8") as caught:
-        opened(encode(Image.new("F", (2, 2), 0.5), "TIFF"))
-    assert caught.value.kind == "unsupported_image"
-
-
-def test_an_animation_shows_its_first_frame() -> None:
-    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
-    for image_format, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})):
-        data = encode(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
-        assert Image.open(io.BytesIO(data)).n_frames == 2  # type: ignore[attr-defined]
-        assert opened(data).getpixel((1, 1)) == (255, 0, 0)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB"])
-def test_a_single_pixel_of_any_mode_opens(mode: str) -> None:
-    picture = opened(encode(Image.new(mode, (1, 1), "white")))
-    assert (picture.mode, picture.getpixel((0, 0))) == ("RGB", (255, 255, 255))
-
-
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
-def test_a_truncated_file_is_told_by_verify(image_format: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    whole = encode(Image.fromarray(noise), image_format)
-    store = ImageStore()
-    store.verify(store.add_bytes(whole, source=SOURCE))
-    with pytest.raises(ImageError) as caught:
-        store.verify(store.add_bytes(whole[: len(whole) // 2], source=SOURCE))
-    assert caught.value.kind in ("corrupt_image", "unsupported_image")
-    assert str(caught.value).startswith(f"{SOURCE}: image ")
-
-
-def test_a_text_file_is_no_picture(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("<svg></svg>")
-    error = error_of(ImageStore(), "a.png", tmp_path)
+    assert store.add_file(tmp_path / "a.jpg", place=PLACE).width == 2
+    error = error_of(store, "b.png", tmp_path)
     assert error.kind == "unsupported_image"
-    assert "accepted are PNG, JPEG, WEBP, GIF, BMP, TIFF" in str(error)
-
-
-def test_a_format_outside_the_list_is_refused() -> None:
-    with pytest.raises(ImageError, match="accepted are") as caught:
-        ImageStore().add_bytes(encode(gradient(4, 4), "PPM"), source=SOURCE)
-    assert caught.value.kind == "unsupported_image"
+    assert "b.png' is no picture that can be read, but an SVG drawing" in str(error)
 
 
 def test_a_path_is_relative_to_the_data_file_or_absolute_or_a_file_url(tmp_path: Path) -> None:
@@ -258,21 +191,48 @@ def test_a_path_is_relative_to_the_data_file_or_absolute_or_a_file_url(tmp_path:
         str(path),
         path.as_uri(),
         {"bytes": None, "path": str(path)},
+        {"path": "my cat.png"},
+        {"url": path.as_uri()},
     ):
-        assert store.add_reference(reference, base_folder=tmp_path, source=SOURCE).width == 5
+        assert store.add_reference(reference, base_folder=tmp_path, place=PLACE).width == 5
     assert store.num_images == 1
 
 
-def test_bytes_and_data_urls_are_held_by_content(tmp_path: Path) -> None:
+def test_bytes_data_urls_and_base64_are_held_by_content(tmp_path: Path) -> None:
     store = ImageStore()
     data = encode(gradient(5, 3))
-    url = "data:image/png;base64," + base64.b64encode(data).decode()
-    refs = [
-        store.add_reference(reference, base_folder=tmp_path, source=SOURCE)
-        for reference in (data, url, {"bytes": data, "path": "elsewhere.png"})
-    ]
+    in_lines = base64.encodebytes(data).decode()
+    references = (
+        data,
+        "data:image/png;base64," + as_base64(data),
+        "data:image;base64," + as_base64(data),  # as qwen_vl_utils takes it
+        "DATA:IMAGE/PNG;charset=utf-8;BASE64," + in_lines,
+        as_base64(data),
+        in_lines,
+        {"bytes": data, "path": "elsewhere.png"},
+        {"bytes": as_base64(data), "path": None},
+        {"path": "data:image/png;base64," + as_base64(data)},
+        {"url": "data:image/png;base64," + as_base64(data)},
+        {"path": as_base64(data)},
+    )
+    refs = [store.add_reference(reference, base_folder=tmp_path, place=PLACE) for reference in references]
     assert {store.encoded(ref) for ref in refs} == {data}
     assert store.num_images == 1
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_base64_without_a_prefix_is_told_for_every_format(tmp_path: Path, image_format: str) -> None:
+    text = as_base64(encode(Image.new("L", (1, 1)), image_format))
+    assert ImageStore().add_reference(text, base_folder=tmp_path, place=PLACE).width == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["9j/4AAQSkZJRg", "9j/4AAQSkZJRgABAQAAAQABAAD/a/long/path/with.png", "iVBORw0KGgoAAAANSUhEUgAAA_is_a_name"]
+)
+def test_a_path_that_begins_like_base64_stays_a_path(tmp_path: Path, path: str) -> None:
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_bytes(small_png())
+    assert ImageStore().add_reference(path, base_folder=tmp_path, place=PLACE).width == 2
 
 
 @pytest.mark.parametrize(
@@ -280,17 +240,28 @@ def test_bytes_and_data_urls_are_held_by_content(tmp_path: Path) -> None:
     [
         ("https://example.org/cat.png", "remote_image", "nothing is fetched from the network"),
         ("HTTP://example.org/cat.png", "remote_image", "'HTTP://example.org/cat.png'"),
+        ({"url": "https://example.org/cat.png"}, "remote_image", "set data.allow_urls=true"),
+        ("s3://bucket/cat.png", "remote_image", "can't be reached by s3"),
         ("file://server/cat.png", "remote_image", "another host"),
         ("nowhere/cat.png", "missing_image", "nowhere/cat.png' was not found"),
+        ("nowhere.zip/cat.png", "missing_image", "nowhere.zip/cat.png' was not found"),
         ("", "missing_image", "empty"),
         ("a\0b.png", "missing_image", "was not found"),
+        ("a\udc00b.png", "missing_image", "was not found"),
         ("x" * 5000, "missing_image", "xxx"),
+        ("x" * 500 + ".zip/cat.png", "missing_image", "xxx"),
         (".", "missing_image", "was not found"),
+        (b"", "corrupt_image", "image of 0 bytes is empty"),
+        ({"bytes": b"", "path": None}, "corrupt_image", "is empty"),
         ("data:image/png;base64,%%%", "corrupt_image", "not valid base64"),
+        ("data:image/png;base64,", "corrupt_image", "is empty"),
         ("data:text/plain,hello", "unsupported_image", "data:image/png;base64,"),
         ("data:image/png;base64," + "A" * 5000, "unsupported_image", "accepted are"),
-        ({"bytes": None, "path": None}, "unsupported_image", "neither bytes nor a path"),
-        ({}, "unsupported_image", "neither bytes nor a path"),
+        ({"bytes": "%%%"}, "corrupt_image", "'%%%' is not valid base64"),
+        (as_base64(small_png())[:-1], "corrupt_image", "not valid base64"),
+        ({"bytes": None, "path": None}, "unsupported_image", "neither bytes nor a path nor a url"),
+        ({"bytes": 7, "path": "a.png"}, "unsupported_image", "neither bytes nor a path nor a url"),
+        ({}, "unsupported_image", "neither bytes nor a path nor a url"),
     ],
 )
 def test_a_reference_that_leads_nowhere_gives_one_short_line(
@@ -302,9 +273,40 @@ def test_a_reference_that_leads_nowhere_gives_one_short_line(
     assert len(str(error)) < 700
 
 
+def test_addresses_are_fetched_if_they_are_allowed_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web: WebServer
+) -> None:
+    monkeypatch.setattr("sightline.images.Fetcher", partial(Fetcher, allow_loopback=True, pause_seconds=0.0))
+    store = ImageStore(allow_urls=True)
+    web.answer("/cat.png", small_png(7))
+    url = web.url("/cat.png")
+    with ThreadPoolExecutor(8) as pool:
+        add = partial(store.add_reference, base_folder=tmp_path, place=PLACE)
+        refs = list(pool.map(add, [url, {"url": url}, {"path": url}] * 10))
+    assert {store.encoded(ref) for ref in refs} == {small_png(7)}
+    assert web.paths == ["/cat.png"]
+
+
+def test_an_address_that_failed_is_not_tried_for_every_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web: WebServer
+) -> None:
+    monkeypatch.setattr("sightline.images.Fetcher", partial(Fetcher, allow_loopback=True))
+    store = ImageStore(allow_urls=True)
+    first, second = (error_of(store, web.url("/gone.png"), tmp_path) for _ in range(2))
+    assert (first.kind, first.reason) == (second.kind, second.reason)
+    assert "answered 404 Not Found" in str(second)
+    assert web.paths == ["/gone.png"]
+
+
+def test_allowing_addresses_does_not_allow_those_of_this_machine(tmp_path: Path, web: WebServer) -> None:
+    error = error_of(ImageStore(allow_urls=True), web.url("/cat.png"), tmp_path)
+    assert "leads to 127.0.0.1, which is no public address" in str(error)
+    assert web.paths == []
+
+
 def test_a_blank_picture_has_the_same_size_and_one_grey() -> None:
     store = ImageStore()
-    ref = store.add_bytes(encode(gradient(5, 3)), source=SOURCE)
+    ref = store.add_bytes(encode(gradient(5, 3)), place=PLACE)
     blank = store.blank_like(ref)
     assert (blank.width, blank.height) == (5, 3)
     assert store.open(blank).getcolors() == [(15, (128, 128, 128))]
@@ -313,14 +315,16 @@ def test_a_blank_picture_has_the_same_size_and_one_grey() -> None:
 
 def test_threads_that_add_and_open_the_same_images_agree(tmp_path: Path) -> None:
     store = ImageStore()
-    for index in range(5):
-        (tmp_path / f"{index}.png").write_bytes(encode(gradient(5 + index, 3)))
+    pictures = [encode(gradient(5 + index, 3)) for index in range(6)]
+    for index in range(3):
+        (tmp_path / f"{index}.png").write_bytes(pictures[index])
 
-    def add(index: int) -> int:
-        ref = store.add_file(tmp_path / f"{index % 5}.png", source=SOURCE)
-        return store.open(ref).width
+    def add(number: int) -> int:
+        index = number % 6
+        reference = f"{index}.png" if index < 3 else pictures[index]
+        return store.open(store.add_reference(reference, base_folder=tmp_path, place=PLACE)).width
 
     with ThreadPoolExecutor(8) as pool:
-        widths = list(pool.map(add, range(100)))
-    assert widths == [5 + index % 5 for index in range(100)]
-    assert store.num_images == 5
+        widths = list(pool.map(add, range(120)))
+    assert widths == [5 + number % 6 for number in range(120)]
+    assert store.num_images == 6

@@ -174,17 +174,17 @@ def test_overrides_open_a_model_or_data_that_is_written_as_a_bare_path(tmp_path:
         MINIMAL + "evaluation: {data: heldout.jsonl}\n",
         "model.max_pixels=1000",
         "data.on_bad_row=skip",
-        "evaluation.data.max_rows=5",
+        "evaluation.data.rows=first:5",
     )
     assert (recipe.model.path, recipe.model.max_pixels) == ("some/model", 1000)
     assert (recipe.data.path, recipe.data.on_bad_row) == ("rows.jsonl", "skip")
-    assert (recipe.evaluation.data.path, recipe.evaluation.data.max_rows) == ("heldout.jsonl", 5)
+    assert (recipe.evaluation.data.path, recipe.evaluation.data.rows) == ("heldout.jsonl", "first:5")
 
 
 def test_overrides_open_data_that_is_written_as_a_list_of_paths(tmp_path: Path) -> None:
-    recipe = _load(tmp_path, MINIMAL.replace("rows.jsonl", "[a.jsonl, b.jsonl]"), "data.max_rows=5")
+    recipe = _load(tmp_path, MINIMAL.replace("rows.jsonl", "[a.jsonl, b.jsonl]"), "data.rows=first:5")
     assert recipe.data.paths == ("a.jsonl", "b.jsonl")
-    assert recipe.data.max_rows == 5
+    assert recipe.data.rows == "first:5"
 
 
 def test_the_last_of_two_overrides_of_a_key_counts(tmp_path: Path) -> None:
@@ -242,3 +242,17 @@ def test_sections_are_frozen(tmp_path: Path) -> None:
     recipe = _load(tmp_path, MINIMAL)
     with pytest.raises(ValueError, match="frozen"):
         recipe.rollout.group_size = 3
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("{path: h.jsonl, shuffle: false}", "shuffle"),
+        ("{path: h.jsonl, curriculum: {column: level}}", "curriculum"),
+        ("{sources: [{path: h.jsonl, weight: 1}, {path: i.jsonl, weight: 2}]}", "weight"),
+        ("{sources: [{path: h.jsonl, count: 1}]}", "count"),
+    ],
+)
+def test_an_order_of_held_out_problems_is_refused(tmp_path: Path, section: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"evaluation.data: {key} has no effect on held-out problems"):
+        _load(tmp_path, MINIMAL, f"evaluation.data={section}")

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from sightline.errors import RunError
-from sightline.run_directory import RunDirectory, write_json_atomic, write_text_atomic
+from sightline.files import write_json_atomic, write_text_atomic
+from sightline.run_directory import RunDirectory
 
 RECIPE: Mapping[str, object] = {
     "optimizer": {"learning_rate": 1e-6},

@@ -22,6 +22,7 @@ from sightline.models.precision import default_device
 from sightline.prompts import Inputs
 from sightline.rollout.engine import Engine
 from sightline.rollout.transformers_engine import TransformersEngine
+from sightline.types import ImageRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class Placement:
     def num_vision_passes(self) -> int:
         """Images that any vision tower has encoded so far, counted with repetition."""
         return sum(encoder.num_encoded for encoder in self.encoders)
+
+    def prefetch(self, images: Sequence[ImageRef]) -> None:
+        """Preprocess, in the background, the images that a tower will have to encode, such as the next step's."""
+        for encoder in self.encoders:
+            encoder.prefetch(images)
 
 
 def place_training(recipe: TrainRecipe, inputs: Inputs, *, checkpoint: Path | None) -> Placement:

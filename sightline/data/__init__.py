@@ -1,24 +1,20 @@
-"""Data in: files of rows become problems; one file per source schema, one line here for each."""
+"""Data in: rows of every published format become problems; one file per schema in `schemas/`."""
 
-from sightline.data import jsonl
-from sightline.data.config import DataConfig
-from sightline.data.loading import LoadedData, load
-from sightline.data.rows import BadRow, Schema
+from sightline.data.config import DataConfig, SourceConfig
+from sightline.data.filters import LoadedData, load_problems
+from sightline.data.loading import Candidate, read_data
+from sightline.data.order import problem_order
+from sightline.data.rows import BadRow
 from sightline.data.sampling import ProblemOrder
-from sightline.images import ImageStore
 
-__all__ = ["SCHEMAS", "BadRow", "DataConfig", "LoadedData", "ProblemOrder", "Schema", "load_problems"]
-
-SCHEMAS = {  # by file suffix
-    ".jsonl": Schema(read_rows=jsonl.read_jsonl, problem_of=jsonl.problem_of),
-    ".json": Schema(read_rows=jsonl.read_json, problem_of=jsonl.problem_of),
-}
-
-
-def load_problems(config: DataConfig, images: ImageStore) -> LoadedData:
-    """Read the problems of a config's files; their pictures go to `images`.
-
-    Raises DataError, in one line, if a file is missing, empty or of an unknown format, if no row is usable,
-    and, with on_bad_row "stop", if any row is bad. With "skip" one warning counts the bad rows by reason.
-    """
-    return load(config, images, SCHEMAS)
+__all__ = [
+    "BadRow",
+    "Candidate",
+    "DataConfig",
+    "LoadedData",
+    "ProblemOrder",
+    "SourceConfig",
+    "load_problems",
+    "problem_order",
+    "read_data",
+]

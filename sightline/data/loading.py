@@ -1,145 +1,196 @@
-"""Reads data files into problems, and tells every row that can't be used."""
+"""Reads a recipe's sources into problems, and tells every row that can't be used."""
 
+import difflib
 import itertools
-import logging
-import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sightline.data.config import DataConfig
-from sightline.data.rows import BadRow, Row, RowError, Schema, bad_row
+from sightline.data.columns import number_at, renamed
+from sightline.data.config import DataConfig, SourceConfig
+from sightline.data.problems import problem_of
+from sightline.data.row_choice import choose_rows
+from sightline.data.rows import BadRow, Columns, Row, RowError, bad_row
+from sightline.data.schemas import SCHEMAS, recognise
+from sightline.data.tables import Table, find_tables
 from sightline.errors import DataError
 from sightline.images import ImageError, ImageStore
 from sightline.types import ImageRef, Problem
 
-_LOGGER = logging.getLogger(__name__)
 _NUM_THREADS = 8  # hashing and decoding leave the interpreter lock
-_ROWS_AT_ONCE = 1024  # rows with data URLs are large; only these many are held undecoded
+_ROWS_AT_ONCE = 1024  # rows with pictures inside are large; only these many are held undecoded
+_ROWS_TO_RECOGNISE = 20
+_OWN_SCHEMA = "problem_answer"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoadedData:
-    """The problems of a recipe's data, in file order, and the rows that were left out."""
-
-    problems: tuple[Problem, ...]
-    bad_rows: tuple[BadRow, ...]
-    num_rows: int  # rows read, bad ones included
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Candidate:
-    """A problem with its place, until its id and pictures are known to be good."""
+class Candidate:
+    """A problem with its row (without columns), until its id and pictures are known to be good."""
 
     row: Row
     problem: Problem
+    source_number: int  # place in DataConfig.all_sources
+    format: str  # name of the schema that read it
 
 
-def load(config: DataConfig, images: ImageStore, schemas: Mapping[str, Schema]) -> LoadedData:
-    """Read all files of a config; `schemas` are by file suffix. Raises DataError; see `load_problems`."""
-    files = _find_files(config, schemas)
+Result = Candidate | BadRow
+_PlacedRow = tuple[Table, str, Row | BadRow]  # a row, its table, and what begins the table's ids
+
+
+def read_data(config: DataConfig, images: ImageStore) -> list[Result]:
+    """Every row of all sources, as a problem or with what is wrong; filters and `on_bad_row` are not applied.
+
+    Raises DataError if a source can't be read at all.
+    """
+    tables_of = [find_tables(source) for source in config.all_sources]
+    labels_of = _labels([[table.path for table in tables] for tables in tables_of])
+    results: list[Result] = []
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        results = list(_read(files, config, images, schemas, pool))
+        for number, source in enumerate(config.all_sources):
+            reader = _SourceReader(number, source, tables_of[number], labels_of[number], _number_columns(config))
+            results += reader.results(images, pool)
         results = list(_refuse_duplicates(results))
         if config.verify_images == "decode":
             results = _refuse_undecodable(results, images, pool)
-    problems = tuple(result.problem for result in results if isinstance(result, _Candidate))
-    bad_rows = tuple(result for result in results if isinstance(result, BadRow))
-    _report(config, bad_rows, len(results))
-    return LoadedData(problems=problems, bad_rows=bad_rows, num_rows=len(results))
+    return results
 
 
-def _find_files(config: DataConfig, schemas: Mapping[str, Schema]) -> list[Path]:
-    files = [Path(os.path.expanduser(path)) for path in config.paths]
-    for file in files:
-        if not file.is_file():
-            what = "is a folder, not a file" if file.is_dir() else "does not exist"
-            raise DataError(f"data file {file} {what}; check data.path")
-        if file.suffix.lower() not in schemas:
-            raise DataError(f"data file {file} has an unknown format; accepted are {', '.join(schemas)}")
-        if _is_empty(file):
-            raise DataError(f"data file {file} is empty; it needs rows with problem and answer")
-    for file, count in Counter(file.resolve() for file in files).items():
-        if count > 1:
-            raise DataError(f"data file {file} is given {count} times; name it once in data.path")
-    return files
+def _number_columns(config: DataConfig) -> tuple[str, ...]:
+    """The columns by which problems are kept or put in order."""
+    return (*config.keep, *([config.curriculum.column] if config.curriculum else []))
 
 
-def _is_empty(file: Path) -> bool:
-    try:
-        with file.open("rb") as stream:
-            return not stream.read(1)
-    except OSError as error:
-        raise DataError(f"data file {file} can't be read ({error.strerror}); check its permissions") from error
+class _SourceReader:
+    """Makes problems of one source's rows."""
 
+    def __init__(
+        self,
+        number: int,
+        source: SourceConfig,
+        tables: Sequence[Table],
+        labels: Sequence[str],
+        number_columns: Sequence[str],
+    ) -> None:
+        self._number = number
+        self._source = source
+        self._tables = list(zip(tables, labels, strict=True))
+        self._number_columns = number_columns
+        rows = self._all_rows()
+        first = list(itertools.islice(rows, _ROWS_TO_RECOGNISE))
+        self._format = _format_of(source, [row for _, _, row in first])
+        self._begun: Iterator[_PlacedRow] | None = itertools.chain(first, rows)
 
-def _labels(files: list[Path]) -> list[str | None]:
-    """What begins the ids of each file: its stem, with as many parent folders as tell the files apart."""
-    if len(files) == 1:
-        return [None]
-    stems = [file.resolve().with_suffix("").parts for file in files]
-    for num_parts in range(1, max(map(len, stems)) + 1):
-        labels = ["/".join(parts[-num_parts:]) for parts in stems]
-        if len(set(labels)) == len(files):
-            return list[str | None](labels)
-    return [str(file.resolve()) for file in files]
+    def results(self, images: ImageStore, pool: ThreadPoolExecutor) -> Iterator[Result]:
+        def build(placed: _PlacedRow) -> Result:
+            return self._build(*placed, images)
 
-
-def _read(
-    files: list[Path],
-    config: DataConfig,
-    images: ImageStore,
-    schemas: Mapping[str, Schema],
-    pool: ThreadPoolExecutor,
-) -> Iterator[_Candidate | BadRow]:
-    num_left = config.max_rows
-    for file, label in zip(files, _labels(files), strict=True):
-        schema = schemas[file.suffix.lower()]
-        build = _builder(schema, label, config, images)
-        rows = itertools.islice(schema.read_rows(file), num_left)
-        num_read = 0
-        while chunk := list(itertools.islice(rows, _ROWS_AT_ONCE)):
-            num_read += len(chunk)
+        chosen = choose_rows(self._rows, self._source.rows)
+        while chunk := list(itertools.islice(chosen, _ROWS_AT_ONCE)):
             yield from pool.map(build, chunk)
-        num_left = None if num_left is None else num_left - num_read
 
+    def _rows(self) -> Iterator[_PlacedRow]:
+        """All rows from the first; those that were read to recognise the format are not read again."""
+        begun, self._begun = self._begun, None
+        return self._all_rows() if begun is None else begun
 
-def _builder(
-    schema: Schema, label: str | None, config: DataConfig, images: ImageStore
-) -> Callable[[Row | BadRow], _Candidate | BadRow]:
-    def build(row: Row | BadRow) -> _Candidate | BadRow:
+    def _all_rows(self) -> Iterator[_PlacedRow]:
+        for table, label in self._tables:
+            for row in table.rows():
+                yield table, label, row
+
+    def _build(self, table: Table, label: str, row: Row | BadRow, images: ImageStore) -> Result:
         if isinstance(row, BadRow):
             return row
         try:
-            return _Candidate(row=row, problem=schema.problem_of(row, label, config, images))
+            draft = SCHEMAS[self._format].read(renamed(row.columns, self._source.columns))
+            problem = problem_of(draft, self._source, row=row, name=table.path.stem, id_prefix=label, images=images)
+            for column in self._number_columns:
+                number_at(problem.metadata, column)
         except (RowError, ImageError) as error:
-            return bad_row(row.file, row.row_number, error.kind, error.reason)
+            return bad_row(row, error.kind, error.reason)
+        row = replace(row, columns={})
+        return Candidate(row=row, problem=problem, source_number=self._number, format=self._format)
 
-    return build
+
+def _format_of(source: SourceConfig, rows: Sequence[Row | BadRow]) -> str:
+    """The schema that the source names, or the first that recognises one of these first rows."""
+    if source.format is not None and source.format not in SCHEMAS:
+        close = difflib.get_close_matches(source.format, SCHEMAS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(SCHEMAS)}"
+        raise DataError(f"data.format is {source.format!r}; {hint}")
+    where = ", ".join(source.paths)
+    if not rows:
+        raise DataError(f"{where} has no rows; each needs a question and an answer")
+    columns_of = [_renamed_or_empty(row, source) for row in rows if isinstance(row, Row)]
+    if not columns_of:
+        return _OWN_SCHEMA  # every row is bad already
+    present = {name for columns in columns_of for name, value in columns.items() if value is not None}
+    name = source.format or next(filter(None, map(recognise, columns_of)), None)
+    if name is None:
+        raise DataError(
+            f"{where}: no known format has the columns {', '.join(sorted(present)) or '(none)'}; name the format with "
+            "data.format, or map the columns, such as data.columns={problem: question, answer: label}"
+        )
+    missing = [column for column in SCHEMAS[name].needs if column not in present]
+    if missing:
+        raise DataError(
+            f"{where}: format {name} needs the column {missing[0]!r}, and the rows have {', '.join(sorted(present))}; "
+            f"map it with data.columns={{{missing[0]}: NAME}}, or name another data.format"
+        )
+    return name
 
 
-def _refuse_duplicates(results: list[_Candidate | BadRow]) -> Iterator[_Candidate | BadRow]:
-    first_source: dict[str, str] = {}
+def _renamed_or_empty(row: Row, source: SourceConfig) -> Columns:
+    try:
+        return renamed(row.columns, source.columns)
+    except RowError:
+        return {}
+
+
+def _labels(paths_of: Sequence[Sequence[Path]]) -> list[list[str]]:
+    """What begins the ids of each source's tables: the stem, with as many parent folders as tell all apart.
+
+    Empty where there is one table alone.
+    """
+    flat = [path for paths in paths_of for path in paths]
+    for path, count in Counter(path.resolve() for path in flat).items():
+        if count > 1:
+            raise DataError(f"data file {path} is given {count} times; name it once in data.path")
+    labels = iter(_distinct_names(flat))
+    return [[next(labels) for _ in paths] for paths in paths_of]
+
+
+def _distinct_names(paths: Sequence[Path]) -> list[str]:
+    if len(paths) == 1:
+        return [""]
+    parts_of = [path.resolve().with_suffix("").parts for path in paths]
+    for num_parts in range(1, max(map(len, parts_of), default=0) + 1):
+        names = ["/".join(parts[-num_parts:]) for parts in parts_of]
+        if len(set(names)) == len(paths):
+            return names
+    return [str(path.resolve()) for path in paths]
+
+
+def _refuse_duplicates(results: Iterable[Result]) -> Iterator[Result]:
+    first_place: dict[str, str] = {}
     for result in results:
         if isinstance(result, BadRow):
             yield result
             continue
-        row, problem = result.row, result.problem
-        first = first_source.setdefault(problem.id, problem.source)
-        if first == problem.source:
+        problem = result.problem
+        first = first_place.setdefault(problem.id, problem.place)
+        if first == problem.place:
             yield result
             continue
         reason = f"id {problem.id!r} is also the id of {first}; give each row its own, or leave ids out"
-        yield bad_row(row.file, row.row_number, "duplicate_id", reason)
+        yield bad_row(result.row, "duplicate_id", reason)
 
 
-def _refuse_undecodable(
-    results: list[_Candidate | BadRow], images: ImageStore, pool: ThreadPoolExecutor
-) -> list[_Candidate | BadRow]:
+def _refuse_undecodable(results: list[Result], images: ImageStore, pool: ThreadPoolExecutor) -> list[Result]:
     """Decode each distinct image once; every row that shows a damaged one becomes bad."""
-    refs = {ref.digest: ref for result in results if isinstance(result, _Candidate) for ref in result.problem.images}
+    refs = {ref.digest: ref for result in results if isinstance(result, Candidate) for ref in result.problem.images}
 
     def check(ref: ImageRef) -> ImageError | None:
         try:
@@ -150,28 +201,10 @@ def _refuse_undecodable(
 
     errors = dict(zip(refs, pool.map(check, refs.values()), strict=True))
 
-    def judge(result: _Candidate | BadRow) -> _Candidate | BadRow:
+    def judge(result: Result) -> Result:
         if isinstance(result, BadRow):
             return result
         error = next((errors[ref.digest] for ref in result.problem.images if errors[ref.digest]), None)
-        if error is None:
-            return result
-        return bad_row(result.row.file, result.row.row_number, error.kind, error.reason)
+        return result if error is None else bad_row(result.row, error.kind, error.reason)
 
     return [judge(result) for result in results]
-
-
-def _report(config: DataConfig, bad_rows: tuple[BadRow, ...], num_rows: int) -> None:
-    where = ", ".join(config.paths)
-    if num_rows == 0:
-        raise DataError(f"{where} has no rows; each needs problem and answer")
-    if not bad_rows:
-        return
-    count = f"{len(bad_rows)} of {num_rows} rows can't be used"
-    if len(bad_rows) == num_rows:
-        raise DataError(f"{where}: {count}, so none is left; the first: {bad_rows[0].message}")
-    if config.on_bad_row == "stop":
-        raise DataError(f"{count}; the first: {bad_rows[0].message} (or set on_bad_row: skip)")
-    by_reason = Counter(bad.reason_kind for bad in bad_rows).most_common()
-    counts = ", ".join(f"{kind} {number}" for kind, number in by_reason)
-    _LOGGER.warning("%s: skipped %s: %s; the first: %s", where, count, counts, bad_rows[0].message)

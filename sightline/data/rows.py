@@ -1,22 +1,30 @@
-"""A row of a data file, and what is wrong with a row that can't be used."""
+"""A row as a file gives it, what a schema reads from it, and what is wrong with a row that can't be used."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sightline.data.config import DataConfig
-from sightline.images import ImageProblem, ImageStore
-from sightline.types import Problem
+from sightline.images import ImageProblem
+from sightline.types import AnswerKind, Role
+
+Columns = Mapping[str, object]
+"""A row's values by column name, in JSON's types; parquet and arrow may also give bytes."""
+
+Reference = str | bytes | Mapping[str, object]
+"""A picture as a row refers to it: path, data URL, base64, bytes, or a mapping with "bytes" or "path"."""
 
 RowProblem = Literal[
     "not_utf8",
     "invalid_json",
     "not_an_object",
+    "missing_column",
     "missing_problem",
     "missing_answer",
     "wrong_type",
     "wrong_image_tags",
+    "wrong_choice",
+    "wrong_box",
     "duplicate_id",
 ]
 
@@ -25,21 +33,22 @@ RowProblem = Literal[
 class Row:
     """One row as the file gives it."""
 
-    file: Path
+    origin: str  # the file, or the hub name and split
+    folder: Path  # where relative picture paths begin
     row_number: int  # from 1; in a .jsonl file the line number
-    columns: Mapping[str, object]
+    columns: Columns
 
     @property
-    def source(self) -> str:
-        """Where it stands, for messages."""
-        return source_of(self.file, self.row_number)
+    def place(self) -> str:
+        """Where it stands, for messages: "cats.jsonl, row 7"."""
+        return f"{self.origin}, row {self.row_number}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BadRow:
     """A row that can't be used."""
 
-    file: Path
+    origin: str
     row_number: int
     reason_kind: RowProblem | ImageProblem
     message: str  # one line: file, row, what is wrong with which value
@@ -54,21 +63,45 @@ class RowError(Exception):
         self.reason = reason
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture where a row mentions it."""
+
+    reference: Reference
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One turn of a conversation; pictures stand where the text mentions them."""
+
+    role: Role
+    content: tuple[str | Picture, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draft:
+    """What a row says, before its pictures are looked up and the recipe's template is applied."""
+
+    turns: tuple[Turn, ...]  # the last is the user's
+    answers: tuple[str, ...]  # gold answers, each of which is right
+    answer_kind: AnswerKind | None = None  # None: to be told from answers and choices
+    choices: tuple[str, ...] = ()
+    solution: str | None = None
+    id: str | None = None
+    source: str | None = None  # the row's own name of the set that it comes from
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Schema:
-    """How files of one kind are read, and how their rows become problems."""
+    """How the rows of one published format are told and read."""
 
-    read_rows: Callable[[Path], Iterator[Row | BadRow]]
-    problem_of: Callable[[Row, str | None, DataConfig, ImageStore], Problem]
-    """Raises RowError or ImageError. The text begins the ids where there are several files."""
-
-
-def source_of(file: Path, row_number: int) -> str:
-    """Where a row stands, for messages: "cats.jsonl, row 7"."""
-    return f"{file}, row {row_number}"
+    about: str  # one line: whose format, and its columns
+    recognises: Callable[[Columns], bool]  # by names and types of columns
+    read: Callable[[Columns], Draft]  # raises RowError
+    needs: tuple[str, ...]  # columns without which no row can be read
 
 
-def bad_row(file: Path, row_number: int, kind: RowProblem | ImageProblem, reason: str) -> BadRow:
+def bad_row(row: Row, kind: RowProblem | ImageProblem, reason: str) -> BadRow:
     """A BadRow whose message names its place."""
-    message = f"{source_of(file, row_number)}: {reason}"
-    return BadRow(file=file, row_number=row_number, reason_kind=kind, message=message)
+    return BadRow(origin=row.origin, row_number=row.row_number, reason_kind=kind, message=f"{row.place}: {reason}")

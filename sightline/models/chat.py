@@ -1,9 +1,11 @@
 """What the families share: chat templates, special tokens, and putting image features in their places."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
@@ -11,40 +13,83 @@ from sightline.errors import DataError, ModelError
 from sightline.types import ImageRef, Problem, Prompt
 
 
-def encode_prompt(
-    problem: Problem,
-    *,
-    processor: ProcessorMixin,
-    tokenizer: PreTrainedTokenizerBase,
-    image_token: str,
-    expand_image: Callable[[ImageRef], str],
-) -> Prompt:
-    """Apply the chat template and write each image as `expand_image` says.
+@dataclass(frozen=True, slots=True)
+class ImageText:
+    """What stands for a picture in the text that is tokenised."""
 
-    Raises DataError if the number of image tokens is not the number of images.
-    """
-    conversation: list[dict[str, Any]] = [
-        {
-            "role": message.role,
-            "content": [
-                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-                for part in message.content
-            ],
-        }
-        for message in problem.messages
-    ]
-    text = str(processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
-    pieces = text.split(image_token)
-    if len(pieces) - 1 != len(problem.images):
-        raise DataError(
-            f"{problem.source}: the prompt holds {len(pieces) - 1} image tokens {image_token} for "
-            f"{len(problem.images)} images; take the token out of the text, or check the model's chat template"
-        )
-    expanded = pieces[0] + "".join(
-        expand_image(image) + piece for image, piece in zip(problem.images, pieces[1:], strict=True)
-    )
-    token_ids = tokenizer(expanded, add_special_tokens=False)["input_ids"]
-    return Prompt(problem=problem, token_ids=tuple(token_ids), images=problem.images)
+    outline: str  # with one image token in the place of each run of them
+    run_length: int  # image tokens of each run
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """How a family writes problems: its chat template, and what stands for a picture."""
+
+    processor: ProcessorMixin
+    tokenizer: PreTrainedTokenizerBase
+    image_token: str
+    image_text: Callable[[ImageRef], ImageText]  # may raise DataError
+
+    def encode(self, problem: Problem) -> Prompt:
+        """The problem as a prompt.
+
+        Raises DataError if the template refuses it, or `image_text` a picture, or if there are not as many image
+        tokens as images.
+        """
+        rendered = self._render([problem])[0]
+        if isinstance(rendered, DataError):
+            raise rendered
+        images = [self.image_text(image) for image in problem.images]
+        runs = [image.outline.replace(self.image_token, self.image_token * image.run_length) for image in images]
+        text = self._with_images(problem, rendered, runs)
+        token_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return Prompt(problem=problem, token_ids=tuple(token_ids), images=problem.images)
+
+    def lengths(self, problems: Sequence[Problem]) -> list[int | DataError]:
+        """Tokens that `encode` would give each problem, or the error that it would raise; pictures by arithmetic."""
+        outlines = [self._outline(*each) for each in zip(problems, self._render(problems), strict=True)]
+        texts = [each.text for each in outlines if not isinstance(each, DataError)]
+        token_ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
+        return [each if isinstance(each, DataError) else len(next(token_ids)) + each.num_more for each in outlines]
+
+    def _outline(self, problem: Problem, rendered: str | DataError) -> "_Outline | DataError":
+        if isinstance(rendered, DataError):
+            return rendered
+        try:
+            images = [self.image_text(image) for image in problem.images]
+            text = self._with_images(problem, rendered, [image.outline for image in images])
+        except DataError as error:
+            return error
+        num_more = sum((image.run_length - 1) * image.outline.count(self.image_token) for image in images)
+        return _Outline(text, num_more)
+
+    def _with_images(self, problem: Problem, rendered: str, images: Sequence[str]) -> str:
+        pieces = rendered.split(self.image_token)
+        if len(pieces) - 1 != len(images):
+            raise DataError(
+                f"{problem.place}: the prompt holds {len(pieces) - 1} image tokens {self.image_token} for "
+                f"{len(images)} images; take the token out of the text, or check the model's chat template"
+            )
+        return pieces[0] + "".join(image + piece for image, piece in zip(images, pieces[1:], strict=True))
+
+    def _render(self, problems: Sequence[Problem]) -> list[str | DataError]:
+        """The chat template's text, with one image token for each image; an error where the template refuses."""
+        conversations = [_conversation(problem) for problem in problems]
+        try:
+            return list(self.processor.apply_chat_template(conversations, add_generation_prompt=True, tokenize=False))
+        except TemplateError as error:
+            if len(problems) > 1:
+                return [text for problem in problems for text in self._render([problem])]
+            place = problems[0].place
+            return [DataError(f"{place}: the model's chat template refuses the conversation: {error}")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """A prompt's text with one image token for each run, and how many tokens longer the prompt is."""
+
+    text: str
+    num_more: int
 
 
 def end_token_ids(model_path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -96,3 +141,16 @@ def embed(
     places_M = torch.nonzero(token_ids_BT.flatten() == image_token_id).squeeze(1)
     assert places_M.shape[0] == image_features_MD.shape[0], "image tokens and features do not match"
     return flat.index_copy(0, places_M, image_features_MD.to(flat.dtype)).view_as(embeddings_BTD)
+
+
+def _conversation(problem: Problem) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+                for part in message.content
+            ],
+        }
+        for message in problem.messages
+    ]

@@ -12,6 +12,7 @@ import PIL.Image
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
+from sightline.errors import DataError
 from sightline.models.attention import AttentionPlan
 from sightline.types import ImageRef, Problem, Prompt
 
@@ -43,12 +44,20 @@ class Family(Protocol):
     def encode_prompt(self, problem: Problem) -> Prompt:
         """Apply the chat template; each image stands as its full run of tokens.
 
-        Raises DataError if the text itself holds an image token.
+        Raises DataError if the text itself holds an image token, or if the template or the family refuses the problem.
         """
+        ...
+
+    def prompt_lengths(self, problems: Sequence[Problem]) -> list[int | DataError]:
+        """Tokens of each problem's prompt, or why it can't be one; encodes no picture. Safe in several threads."""
         ...
 
     def num_image_tokens(self, image: ImageRef) -> int:
         """Rows of features of an image, by arithmetic on its size alone."""
+        ...
+
+    def scaled_size(self, image: ImageRef) -> tuple[int, int]:
+        """Width and height, in pixels, to which an image is scaled for the vision tower."""
         ...
 
     def preprocess(self, image: PIL.Image.Image) -> ImageInputs:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from sightline.errors import ConfigError, ModelError
+from sightline.errors import ConfigError, DataError, ModelError
 from sightline.models.attention import AttentionPlan
 from sightline.models.chat import (
+    ChatFormat,
+    ImageText,
     embed,
-    encode_prompt,
     end_token_ids,
     ids_beyond_vocabulary,
     require_token_id,
@@ -53,6 +54,7 @@ class Idefics3:
                 f"vocabulary has tokens for {MAX_TILES_A_SIDE}; lower size.longest_edge in its preprocessor config"
             )
         self._tokens_per_tile = int(getattr(processor, "image_seq_len"))  # noqa: B009  (the mixin does not declare it)
+        self._chat = ChatFormat(processor, self.tokenizer, IMAGE_TOKEN, self._image_text)
 
     def limit_pixels(self, *, min_pixels: int | None, max_pixels: int | None) -> None:
         """Bound the area to which images are scaled, in pixels; whole tiles only.
@@ -81,25 +83,22 @@ class Idefics3:
 
     def encode_prompt(self, problem: Problem) -> Prompt:
         """See `Family.encode_prompt`."""
-        return encode_prompt(
-            problem,
-            processor=self.processor,
-            tokenizer=self.tokenizer,
-            image_token=IMAGE_TOKEN,
-            expand_image=self._expand,
-        )
+        return self._chat.encode(problem)
 
-    def _expand(self, image: ImageRef) -> str:
-        features = IMAGE_TOKEN * self._tokens_per_tile
+    def prompt_lengths(self, problems: Sequence[Problem]) -> list[int | DataError]:
+        """See `Family.prompt_lengths`."""
+        return self._chat.lengths(problems)
+
+    def _image_text(self, image: ImageRef) -> ImageText:
         rows, columns = self.tiles(image)
-        whole = f"{FAKE_TOKEN}{GLOBAL_TOKEN}{features}{FAKE_TOKEN}"
+        whole = f"{FAKE_TOKEN}{GLOBAL_TOKEN}{IMAGE_TOKEN}{FAKE_TOKEN}"
         if rows == 0:
-            return whole
+            return ImageText(whole, self._tokens_per_tile)
         lines = [
-            "".join(f"{FAKE_TOKEN}<row_{row}_col_{column}>{features}" for column in range(1, columns + 1))
+            "".join(f"{FAKE_TOKEN}<row_{row}_col_{column}>{IMAGE_TOKEN}" for column in range(1, columns + 1))
             for row in range(1, rows + 1)
         ]
-        return "".join(line + "\n" for line in lines) + "\n" + whole
+        return ImageText("".join(line + "\n" for line in lines) + "\n" + whole, self._tokens_per_tile)
 
     def tiles(self, image: ImageRef) -> tuple[int, int]:
         """Rows and columns of tiles; (0, 0) if the image is not cut."""
@@ -121,6 +120,11 @@ class Idefics3:
         """See `Family.num_image_tokens`."""
         rows, columns = self.tiles(image)
         return (rows * columns + 1) * self._tokens_per_tile
+
+    def scaled_size(self, image: ImageRef) -> tuple[int, int]:
+        """See `Family.scaled_size`: whole tiles; the tower also sees all in one tile."""
+        rows, columns = self.tiles(image)
+        return max(columns, 1) * self._tile_side, max(rows, 1) * self._tile_side
 
     def preprocess(self, image: PIL.Image.Image) -> ImageInputs:
         """See `Family.preprocess`."""

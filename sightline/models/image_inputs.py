@@ -3,6 +3,7 @@
 Shapes: M image tokens, D hidden size.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -20,9 +21,10 @@ from sightline.types import ImageRef
 
 MAX_INPUT_BYTES = 2 * 2**30
 MAX_FEATURE_BYTES = 2 * 2**30
-Kept = TypeVar("Kept")
-
+MAX_WORKERS = 8  # decoding and resizing leave the interpreter lock, what is between does not
 MAX_TOKENS_A_PASS = 16384  # of features; bounds the vision tower's activations
+
+Kept = TypeVar("Kept")
 
 
 class _BoundedCache(Generic[Kept]):
@@ -51,26 +53,41 @@ class _BoundedCache(Generic[Kept]):
 
 
 class ImageInputCache:
-    """Preprocessed images by digest, made in worker threads; bounded in bytes."""
+    """Preprocessed images by digest, made in worker threads; bounded in bytes.
+
+    What is used stays within `max_bytes`, and what was made ahead of use as well.
+    """
 
     def __init__(self, family: Family, store: ImageStore, *, max_bytes: int = MAX_INPUT_BYTES) -> None:
         self._family = family
         self._store = store
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held by whoever reads or changes what is below
+        self._max_bytes = max_bytes
         self._kept = _BoundedCache[ImageInputs](max_bytes)
-        self._pending: dict[str, Future[ImageInputs]] = {}
-        self._workers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="preprocess")
-        self.num_preprocessed = 0
+        self._wanted: dict[str, ImageRef] = {}  # ahead of use, not started, in order
+        self._pending: dict[str, Future[ImageInputs]] = {}  # started and not yet asked for
+        self._num_running = 0
+        self._num_bytes_ahead = 0  # made and not yet asked for
+        self._num_workers = min(os.cpu_count() or 1, MAX_WORKERS)
+        self._workers = ThreadPoolExecutor(self._num_workers, thread_name_prefix="preprocess")
+        self.num_preprocessed = 0  # of those that were asked for
 
     def prefetch(self, images: Iterable[ImageRef]) -> None:
-        """Start to preprocess images that are wanted soon."""
+        """Preprocess images that are wanted soon, before those of earlier calls, as far as there is room.
+
+        Errors wait for `get`.
+        """
         with self._lock:
-            for image in images:
-                if self._kept.get(image.digest) is None:
-                    self._start(image)
+            missing = {
+                image.digest: image
+                for image in images
+                if self._kept.get(image.digest) is None and image.digest not in self._pending
+            }
+            self._wanted = {**missing, **self._wanted}
+            self._start_wanted()
 
     def get(self, image: ImageRef) -> ImageInputs:
-        """One preprocessed image; raises DataError if it can't be decoded."""
+        """One preprocessed image, before those that were only prefetched; raises DataError if it can't be decoded."""
         with self._lock:
             kept = self._kept.get(image.digest)
             if kept is not None:
@@ -78,22 +95,40 @@ class ImageInputCache:
             future = self._start(image)
         try:
             inputs = future.result()
-        finally:
+        except Exception:
             with self._lock:
-                is_first = self._pending.pop(image.digest, None) is not None
-        if is_first:
-            with self._lock:
+                self._pending.pop(image.digest, None)
+            raise
+        with self._lock:
+            if self._pending.pop(image.digest, None) is not None:
                 self.num_preprocessed += 1
+                self._num_bytes_ahead -= inputs.num_bytes
                 self._kept.put(image.digest, inputs, inputs.num_bytes)
+            self._start_wanted()
         return inputs
 
+    def _start_wanted(self) -> None:
+        while self._wanted and self._num_running < self._num_workers and self._num_bytes_ahead < self._max_bytes:
+            self._start(next(iter(self._wanted.values())))
+
     def _start(self, image: ImageRef) -> Future[ImageInputs]:
+        self._wanted.pop(image.digest, None)
         if image.digest not in self._pending:
+            self._num_running += 1
             self._pending[image.digest] = self._workers.submit(self._preprocess, image)
         return self._pending[image.digest]
 
     def _preprocess(self, image: ImageRef) -> ImageInputs:
-        return self._family.preprocess(self._store.open(image))
+        num_bytes = 0
+        try:
+            inputs = self._family.preprocess(self._store.open(image))
+            num_bytes = inputs.num_bytes
+            return inputs
+        finally:
+            with self._lock:
+                self._num_running -= 1
+                self._num_bytes_ahead += num_bytes
+                self._start_wanted()
 
 
 class VisionEncoder:
@@ -129,6 +164,10 @@ class VisionEncoder:
                 if self._is_frozen:
                     self._kept.put(image.digest, tensor, tensor.numel() * tensor.element_size())
         return features
+
+    def prefetch(self, images: Iterable[ImageRef]) -> None:
+        """Preprocess images that will be encoded soon, as far as their features are not kept."""
+        self._inputs.prefetch(image for image in images if self._kept.get(image.digest) is None)
 
     def forget(self) -> None:
         """Drop the features that were kept: the tower's weights have changed."""

@@ -12,8 +12,9 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 from sightline.errors import DataError
 from sightline.models.attention import AttentionPlan
 from sightline.models.chat import (
+    ChatFormat,
+    ImageText,
     embed,
-    encode_prompt,
     end_token_ids,
     ids_beyond_vocabulary,
     require_token_id,
@@ -48,6 +49,12 @@ class Qwen2VL:
         )
         self._images = processor.image_processor
         self._merge = int(self._images.merge_size)
+        self._chat = ChatFormat(processor, self.tokenizer, IMAGE_TOKEN, self._image_text)
+
+    @property
+    def _token_side(self) -> int:
+        """Pixels a side that one image token shows."""
+        return int(self._images.patch_size) * self._merge
 
     def limit_pixels(self, *, min_pixels: int | None, max_pixels: int | None) -> None:
         """Bound the area to which images are scaled, in pixels."""
@@ -58,38 +65,43 @@ class Qwen2VL:
 
     def encode_prompt(self, problem: Problem) -> Prompt:
         """See `Family.encode_prompt`."""
-        return encode_prompt(
-            problem,
-            processor=self.processor,
-            tokenizer=self.tokenizer,
-            image_token=IMAGE_TOKEN,
-            expand_image=lambda image: IMAGE_TOKEN * self.num_image_tokens(image),
-        )
+        return self._chat.encode(problem)
+
+    def prompt_lengths(self, problems: Sequence[Problem]) -> list[int | DataError]:
+        """See `Family.prompt_lengths`."""
+        return self._chat.lengths(problems)
+
+    def _image_text(self, image: ImageRef) -> ImageText:
+        return ImageText(IMAGE_TOKEN, self.num_image_tokens(image))
 
     def grid(self, image: ImageRef) -> tuple[int, int]:
         """Rows and columns of merged patches, which are the image's tokens.
 
         Raises DataError for an image that is too long and narrow.
         """
-        patch = int(self._images.patch_size) * self._merge
         try:
             height, width = smart_resize(
                 image.height,
                 image.width,
-                factor=patch,
+                factor=self._token_side,
                 min_pixels=self._images.size["shortest_edge"],
                 max_pixels=self._images.size["longest_edge"],
             )
         except ValueError as error:
             raise DataError(
-                f"{image.source}: {self.model_type} takes no image of {image.width} x {image.height} pixels: {error}"
+                f"{image.place}: {self.model_type} takes no image of {image.width} x {image.height} pixels: {error}"
             ) from error
-        return height // patch, width // patch
+        return height // self._token_side, width // self._token_side
 
     def num_image_tokens(self, image: ImageRef) -> int:
         """See `Family.num_image_tokens`."""
         rows, columns = self.grid(image)
         return rows * columns
+
+    def scaled_size(self, image: ImageRef) -> tuple[int, int]:
+        """See `Family.scaled_size`."""
+        rows, columns = self.grid(image)
+        return columns * self._token_side, rows * self._token_side
 
     def preprocess(self, image: PIL.Image.Image) -> ImageInputs:
         """See `Family.preprocess`."""

@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sightline.errors import RunError
+from sightline.files import write_text_atomic
 from sightline.report.evaluations import (
     accuracy_points,
     compare,
@@ -23,7 +24,7 @@ from sightline.report.findings import findings
 from sightline.report.numbers import Row, count, duration, mapping, number, significant
 from sightline.report.plots import draw_plots
 from sightline.report.samples import sample_steps
-from sightline.run_directory import RunDirectory, write_text_atomic
+from sightline.run_directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal
 
@@ -39,9 +40,20 @@ def exact_match(answer_span: str | None, gold: str) -> bool:
     return number is not None and number == gold_number
 
 
+def matches_any(answer_span: str | None, golds: Sequence[str]) -> bool:
+    """Whether the span is equal to one of the gold answers, as in `exact_match`; raises DataError if there is none."""
+    if not golds:
+        raise DataError("the problem has no gold answer (answer_kind none), which accuracy needs; use other rewards")
+    verdicts = [exact_match(answer_span, gold) for gold in golds]  # all: an empty gold is an error wherever it is
+    return any(verdicts)
+
+
 def accuracy_reward(text: str, problem: Problem) -> float:
-    """1.0 if the response's answer span matches the problem's gold answer, else 0.0."""
-    return float(exact_match(extract_answer(text), problem.answer))
+    """1.0 if the response's answer span matches one of the problem's gold answers, else 0.0.
+
+    Raises DataError if it has none, or an empty one.
+    """
+    return float(matches_any(extract_answer(text), problem.answers))
 
 
 class Accuracy(Component[Literal["accuracy"]]):

@@ -9,7 +9,7 @@ from sightline.errors import DataError
 from sightline.rewards import ACCURACY
 from sightline.rewards.answer import extract_answer, has_thinking
 from sightline.rewards.config import RewardConfig
-from sightline.rewards.exact import exact_match
+from sightline.rewards.exact import matches_any
 from sightline.rewards.format import format_reward
 from sightline.types import Rollout, ScoredRollout
 
@@ -65,7 +65,7 @@ class Scorer:
             contributions=contributions,
             reward=math.fsum(component.weight * contributions[component.name] for component in self._components),
             extracted_answer=extracted_answer,
-            is_correct=_is_correct(rewards, extracted_answer, rollout.prompt.problem.answer),
+            is_correct=_is_correct(rewards, extracted_answer, rollout.prompt.problem.answers),
         )
 
     def _contributions(self, rewards: Mapping[str, float]) -> dict[str, float]:
@@ -109,12 +109,12 @@ def _rewards(rollouts: Iterable[ScoredRollout]) -> list[float]:
     return [rollout.reward for rollout in rollouts if rollout.reward is not None]
 
 
-def _is_correct(rewards: Mapping[str, float], extracted_answer: str | None, gold: str) -> bool | None:
-    """By the accuracy component, gated or not; without one by `exact_match`, for the log alone."""
+def _is_correct(rewards: Mapping[str, float], extracted_answer: str | None, golds: Sequence[str]) -> bool | None:
+    """By the accuracy component, gated or not; without one by `matches_any`, for the log alone."""
     if ACCURACY in rewards:
         return rewards[ACCURACY] == 1.0
     try:
-        return exact_match(extracted_answer, gold)
+        return matches_any(extracted_answer, golds)
     except DataError:
         return None  # without a gold answer the other components may still be a reward
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import cast
 
 from sightline.errors import RunError
-from sightline.run_directory.files import (
+from sightline.files import (
     fsync_file,
     fsync_folder,
     read_json_object,

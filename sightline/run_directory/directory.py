@@ -22,8 +22,7 @@ import yaml
 from PIL import Image
 
 from sightline.errors import RunError
-from sightline.run_directory.checkpoints import Checkpoint, CheckpointFolder
-from sightline.run_directory.files import (
+from sightline.files import (
     drop_torn_line,
     fsync_folder,
     json_line,
@@ -35,6 +34,7 @@ from sightline.run_directory.files import (
     write_json_atomic,
     write_text_atomic,
 )
+from sightline.run_directory.checkpoints import Checkpoint, CheckpointFolder
 from sightline.run_directory.lock import RunLock
 from sightline.run_directory.recipe_check import plain_recipe, require_same_recipe
 

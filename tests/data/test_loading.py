@@ -1,5 +1,4 @@
 import base64
-import io
 import json
 import logging
 import subprocess
@@ -8,27 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 from pydantic import ValidationError
 
 from sightline.data import BadRow, DataConfig, LoadedData, load_problems
 from sightline.errors import DataError
 from sightline.images import ImageLimits, ImageStore
 from sightline.types import ImageRef, Problem
+from tests.data.pictures import png, write_rows
 
 GOOD = {"problem": "How many?", "answer": "2"}
-
-
-def png(width: int = 4, height: int = 4, color: str = "red") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (width, height), color).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_rows(file: Path, *rows: object) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows))
-    return file
 
 
 def load(*files: Path, images: ImageStore | None = None, **options: Any) -> LoadedData:
@@ -58,8 +45,8 @@ def test_a_row_becomes_a_problem_and_other_columns_become_metadata(pictures: Pat
     assert problem.id == "cats-1"
     assert shape_of(problem) == [2, "How many?"]
     assert (problem.answer, problem.solution) == ("2", "It is 2.")
-    assert problem.source == f"{pictures / 'cats.jsonl'}, row 1"
-    assert problem.images[0].source == problem.source
+    assert problem.place == f"{pictures / 'cats.jsonl'}, row 1"
+    assert problem.images[0].place == problem.place
     assert problem.metadata == {"level": 3, "tags": ["a"]}
 
 
@@ -78,6 +65,12 @@ def test_a_row_becomes_a_problem_and_other_columns_become_metadata(pictures: Pat
 )
 def test_an_answer_of_any_plain_type_becomes_text(tmp_path: Path, answer: object, text: str) -> None:
     assert problem_of(tmp_path, {**GOOD, "answer": answer}).answer == text
+
+
+def test_a_solution_beside_an_answer_is_kept_to_the_letter(tmp_path: Path) -> None:
+    solution = "<think>1 + 1</think><answer>2</answer>"
+    problem = problem_of(tmp_path, {**GOOD, "solution": solution})
+    assert (problem.answers, problem.solution, problem.metadata) == (("2",), solution, {})
 
 
 def test_image_tags_tell_where_the_images_stand(pictures: Path) -> None:
@@ -134,9 +127,9 @@ def test_ids_of_several_files_begin_with_what_tells_the_files_apart(tmp_path: Pa
     assert [problem.id for problem in load(left, right).problems] == ["left/cats-1", "right/cats-1"]
 
 
-def test_max_rows_counts_over_all_files(tmp_path: Path) -> None:
+def test_the_first_rows_are_counted_over_all_files(tmp_path: Path) -> None:
     files = [write_rows(tmp_path / f"{name}.jsonl", GOOD, GOOD) for name in "abc"]
-    data = load(*files, max_rows=3)
+    data = load(*files, rows="first:3")
     assert [problem.id for problem in data.problems] == ["a-1", "a-2", "b-1"]
     assert data.num_rows == 3
 
@@ -161,10 +154,11 @@ BAD_ROWS: list[tuple[str, object, str]] = [
     ("wrong_type", {**GOOD, "problem": 3}, "problem is a number"),
     ("missing_answer", {"problem": "a"}, "answer is missing"),
     ("missing_answer", {**GOOD, "answer": None}, "answer is missing"),
-    ("missing_answer", {**GOOD, "answer": " \n"}, r"answer ' \n' is empty"),
+    ("missing_answer", {**GOOD, "answer": " \n"}, "answer is missing"),
+    ("missing_answer", {**GOOD, "answer": []}, "answer is missing"),
     ("missing_answer", {**GOOD, "answer": float("nan")}, "answer is nan"),
     ("missing_answer", {**GOOD, "answer": float("inf")}, "answer is inf"),
-    ("wrong_type", {**GOOD, "answer": ["2"]}, "answer is a list"),
+    ("wrong_type", {**GOOD, "answer": {"gold": "2"}}, "answer is an object"),
     ("wrong_type", {**GOOD, "solution": 2}, "solution is a number"),
     ("wrong_type", {**GOOD, "id": 1.5}, "id is 1.5"),
     ("wrong_type", {**GOOD, "id": ""}, 'id is ""'),
@@ -190,7 +184,7 @@ def test_a_bad_row_is_told_with_file_row_and_reason(pictures: Path, kind: str, r
     store = ImageStore(ImageLimits(max_pixels=64 * 64))
     data = load(file, images=store, on_bad_row="skip")
     (bad,) = data.bad_rows
-    assert (bad.file, bad.row_number, bad.reason_kind) == (file, 2, kind)
+    assert (bad.origin, bad.row_number, bad.reason_kind) == (str(file), 2, kind)
     assert bad.message.startswith(f"{file}, row 2: ")
     assert part in bad.message
     assert "\n" not in bad.message
@@ -215,7 +209,7 @@ def test_stopping_gives_one_line_with_count_place_and_remedy(tmp_path: Path) -> 
         load(file)
     assert str(caught.value) == (
         f"2 of 3 rows can't be used; the first: {file}, row 2: answer is missing; "
-        "give the gold answer as text or a number (or set on_bad_row: skip)"
+        "give the gold answer, or set data.answer_kind to none (or set on_bad_row: skip)"
     )
 
 
@@ -235,7 +229,9 @@ def test_good_data_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture
 @pytest.mark.parametrize("on_bad_row", ["stop", "skip"])
 def test_a_file_without_a_usable_row_is_refused(tmp_path: Path, on_bad_row: str) -> None:
     with pytest.raises(DataError, match="1 of 1 rows can't be used"):
-        load(write_rows(tmp_path / "cats.jsonl", {"problem": "a"}), on_bad_row=on_bad_row)
+        load(write_rows(tmp_path / "cats.jsonl", {"problem": "a", "answer": " "}), on_bad_row=on_bad_row)
+    with pytest.raises(DataError, match=r"2 of 2 rows can't be used, so none is left; the first: .*, row 1: not valid"):
+        load(write_rows(tmp_path / "torn.jsonl", b"{\n", b"[\n"), on_bad_row=on_bad_row)
     with pytest.raises(DataError, match="has no rows"):
         load(write_rows(tmp_path / "blank.jsonl", b"\n\n"), on_bad_row=on_bad_row)
 
@@ -244,7 +240,8 @@ def test_a_file_without_a_usable_row_is_refused(tmp_path: Path, on_bad_row: str)
     ("name", "content", "part"),
     [
         ("cats.jsonl", b"", "is empty"),
-        ("cats.csv", b"a,b", "accepted are .jsonl, .json"),
+        ("cats.txt", b"a,b", "accepted are .jsonl, .json, .csv"),
+        ("cats.csv", b"a,b", "has no rows"),
         ("cats.json", b"{}", "holds an object, not a list of rows"),
         ("cats.json", b"[", "not valid JSON"),
         ("cats.json", b'["\xe9"]', "byte 2 is not UTF-8"),
@@ -259,12 +256,13 @@ def test_an_unusable_file_is_refused(tmp_path: Path, name: str, content: bytes, 
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_a_folder_and_a_file_given_twice_are_refused(tmp_path: Path) -> None:
+def test_a_missing_file_an_empty_folder_and_a_file_given_twice_are_refused(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "cats.jsonl", GOOD)
     with pytest.raises(DataError, match=r"dogs\.jsonl does not exist; check data\.path"):
         load(tmp_path / "dogs.jsonl")
-    with pytest.raises(DataError, match="is a folder"):
-        load(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty has no file of data \(.jsonl, "):
+        load(tmp_path / "empty")
     with pytest.raises(DataError, match="is given 2 times"):
         load(file, tmp_path / "." / ".." / tmp_path.name / "cats.jsonl")
 
@@ -307,9 +305,9 @@ def test_problems_and_bad_rows_keep_file_order(tmp_path: Path) -> None:
         ({"path": "a.jsonl", "prompt_template": "{problem} {problem}"}, "exactly once"),
         ({"path": "a.jsonl", "prompt_template": "<image>{problem}"}, "must not contain <image>"),
         ({"path": "a.jsonl", "system_prompt": "<image>"}, "must not contain <image>"),
-        ({"path": "a.jsonl", "max_rows": 0}, "greater than or equal to 1"),
+        ({"path": "a.jsonl", "rows": "first:0"}, "rows is 'first:0'"),
         ({"path": "a.jsonl", "on_bad_row": "warn"}, "'stop' or 'skip'"),
-        ({"path": "a.jsonl", "columns": {}}, "Extra inputs are not permitted"),
+        ({"path": "a.jsonl", "max_rows": 5}, "Extra inputs are not permitted"),
         (5, "valid dictionary"),
     ],
 )

@@ -82,7 +82,7 @@ def test_image_tokens_by_arithmetic_are_the_image_processors_own_count(
             continue
         counted = processor.get_number_of_image_patches(height, width, {})
         expected = counted // 4 if is_qwen else counted[0] * 4  # 2 x 2 patches a token; 4 tokens a tile
-        ref = ImageRef(digest="", width=width, height=height, source="test")
+        ref = ImageRef(digest="", width=width, height=height, place="test")
         assert family.num_image_tokens(ref) == expected, (width, height)
 
 
@@ -99,7 +99,7 @@ def _conversation(tiny: TinyModel) -> Prompt:
         Message(role="assistant", content=("The second.",)),
         Message(role="user", content=(third, "And this one?")),
     )
-    return tiny.inputs.family.encode_prompt(Problem(id="a", messages=messages, answer="1", source="test"))
+    return tiny.inputs.family.encode_prompt(Problem(id="a", messages=messages, answers=("1",), place="test"))
 
 
 def test_a_conversation_with_pictures_between_words_is_the_processors(any_tiny: TinyModel) -> None:
@@ -148,7 +148,7 @@ def _tokens(folder: Path, size: tuple[int, int], **limits: int) -> tuple[int, in
     """Image tokens by arithmetic and by preprocessing."""
     inputs = load_inputs(ModelConfig(path=str(folder), **limits))
     picture = unchanging_tiny(folder).image(*size, seed=0)
-    picture = inputs.images.add_bytes(unchanging_tiny(folder).inputs.images.encoded(picture), source="test")
+    picture = inputs.images.add_bytes(unchanging_tiny(folder).inputs.images.encoded(picture), place="test")
     return inputs.family.num_image_tokens(picture), inputs.image_inputs.get(picture).num_tokens
 
 

@@ -1,8 +1,11 @@
 """Each picture preprocessed and encoded once; caches keep within their bytes."""
 
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from sightline.images import ImageStore
 from sightline.models import image_inputs
 from sightline.models.family import ImageInputs
 from sightline.models.image_inputs import ImageInputCache, VisionEncoder
+from sightline.types import ImageRef
 from tests.fakes import FamilyAround, TinyModel, load_tiny, noise_png, unchanging_tiny
 
 
@@ -33,10 +37,38 @@ class _NotingPasses(FamilyAround):
         return self.inner.encode_images(model, inputs)
 
 
+class _Gated(FamilyAround):
+    """Notes the widths of the pictures that are preprocessed, and preprocesses only while the gate is open."""
+
+    def __init__(self, tiny: TinyModel) -> None:
+        super().__init__(tiny.inputs.family)
+        self.gate = threading.Event()
+        self.started: list[int] = []
+
+    def preprocess(self, image: PIL.Image.Image) -> ImageInputs:
+        self.started.append(image.width)
+        assert self.gate.wait(30)
+        return self.inner.preprocess(image)
+
+    def wait_until_started(self, num_pictures: int) -> None:
+        deadline = time.monotonic() + 30
+        while len(self.started) < num_pictures and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+
+def _pictures(store: ImageStore, widths: Sequence[int]) -> list[ImageRef]:
+    return [store.add_bytes(noise_png(width, 56, seed=width), place="row") for width in widths]
+
+
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_inputs, "MAX_WORKERS", 1)
+
+
 def test_a_picture_is_preprocessed_once_for_all_its_references(tiny: TinyModel) -> None:
     store = ImageStore()
     cache = ImageInputCache(tiny.inputs.family, store)
-    refs = [store.add_bytes(noise_png(56, 56, seed=1), source=f"row {number}") for number in range(4)]
+    refs = [store.add_bytes(noise_png(56, 56, seed=1), place=f"row {number}") for number in range(4)]
     cache.prefetch(refs)
     assert len({id(cache.get(ref)) for ref in refs}) == 1
     assert cache.num_preprocessed == 1
@@ -44,7 +76,7 @@ def test_a_picture_is_preprocessed_once_for_all_its_references(tiny: TinyModel) 
 
 def test_the_least_recently_used_pictures_leave_when_there_are_too_many_bytes(tiny: TinyModel) -> None:
     store = ImageStore()
-    first, second, third = (store.add_bytes(noise_png(56, 56, seed=number), source="row") for number in range(3))
+    first, second, third = (store.add_bytes(noise_png(56, 56, seed=number), place="row") for number in range(3))
     room = 2 * ImageInputCache(tiny.inputs.family, store).get(first).num_bytes + 8
     cache = ImageInputCache(tiny.inputs.family, store, max_bytes=room)
     for ref in (first, second, first, third):
@@ -60,15 +92,95 @@ def test_the_least_recently_used_pictures_leave_when_there_are_too_many_bytes(ti
 def test_a_picture_larger_than_the_cache_is_still_served(tiny: TinyModel) -> None:
     store = ImageStore()
     cache = ImageInputCache(tiny.inputs.family, store, max_bytes=1)
-    refs = [store.add_bytes(noise_png(56, 56, seed=number), source="row") for number in range(2)]
+    refs = [store.add_bytes(noise_png(56, 56, seed=number), place="row") for number in range(2)]
     assert [cache.get(ref).num_tokens for ref in refs] == [4, 4]
 
 
 def test_a_picture_that_can_not_be_decoded_is_named(tiny: TinyModel) -> None:
     store = ImageStore()
-    cut = store.add_bytes(noise_png(56, 56, seed=0)[:2000], source="rows.jsonl, row 3")
+    cut = store.add_bytes(noise_png(56, 56, seed=0)[:2000], place="rows.jsonl, row 3")
     with pytest.raises(DataError, match=r"rows\.jsonl, row 3"):
         ImageInputCache(tiny.inputs.family, store).get(cut)
+
+
+def test_an_error_of_prefetching_waits_for_whoever_asks_for_the_picture(tiny: TinyModel) -> None:
+    store = ImageStore()
+    cut = store.add_bytes(noise_png(56, 56, seed=0)[:2000], place="rows.jsonl, row 3")
+    (good,) = _pictures(store, [56])
+    cache = ImageInputCache(tiny.inputs.family, store)
+    cache.prefetch([cut, good])
+    assert cache.get(good).num_tokens == 4
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"rows\.jsonl, row 3"):
+            cache.get(cut)
+    assert cache.num_preprocessed == 1
+
+
+def test_prefetching_counts_when_the_picture_is_asked_for_and_gives_the_same_bits(tiny: TinyModel) -> None:
+    store = ImageStore()
+    pictures = _pictures(store, [56, 84, 112])
+    family = _Gated(tiny)
+    family.gate.set()
+    ahead, directly = ImageInputCache(family, store), ImageInputCache(tiny.inputs.family, store)
+    ahead.prefetch(pictures)
+    family.wait_until_started(3)
+    assert ahead.num_preprocessed == 0
+    for picture in pictures:
+        theirs = directly.get(picture).tensors
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in ahead.get(picture).tensors.items())
+    assert ahead.num_preprocessed == len(family.started) == 3
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_pictures_made_ahead_of_use_stop_at_the_caches_bytes_and_go_on_when_used(tiny: TinyModel) -> None:
+    store = ImageStore()
+    pictures = _pictures(store, [56, 57, 58, 59])  # each of 4 tokens
+    num_bytes = ImageInputCache(tiny.inputs.family, store).get(pictures[0]).num_bytes
+    family = _Gated(tiny)
+    family.gate.set()
+    cache = ImageInputCache(family, store, max_bytes=2 * num_bytes)
+    cache.prefetch(pictures)
+    family.wait_until_started(2)
+    time.sleep(0.05)
+    assert family.started == [56, 57]
+    cache.get(pictures[0])
+    family.wait_until_started(3)
+    time.sleep(0.05)
+    assert family.started == [56, 57, 58]
+    cache.get(pictures[3])
+    assert family.started == [56, 57, 58, 59], "what is asked for needs no room"
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_what_is_asked_for_comes_first_then_the_latest_prefetched(tiny: TinyModel) -> None:
+    store = ImageStore()
+    pictures = _pictures(store, [56, 57, 58, 59, 60])
+    family = _Gated(tiny)
+    cache = ImageInputCache(family, store)
+    cache.prefetch(pictures[:2])
+    family.wait_until_started(1)
+    cache.prefetch(pictures[2:4])
+    asking = threading.Thread(target=cache.get, args=[pictures[4]])
+    asking.start()
+    time.sleep(0.05)
+    family.gate.set()
+    asking.join()
+    family.wait_until_started(5)
+    assert family.started == [56, 60, 58, 59, 57]
+
+
+@pytest.mark.usefixtures("one_worker")
+def test_pictures_whose_features_are_kept_are_not_prefetched(tiny: TinyModel) -> None:
+    store = ImageStore()
+    *pictures, another = _pictures(store, [56, 57, 58])
+    family = _Gated(tiny)
+    family.gate.set()
+    cache = ImageInputCache(family, store, max_bytes=1)  # keeps one
+    encoder = VisionEncoder(family, tiny.model, cache, is_frozen=True)
+    encoder.encode(pictures)
+    encoder.prefetch(pictures)
+    cache.get(another)  # after all that was started before
+    assert family.started == [56, 57, 58]
 
 
 def test_one_call_runs_the_tower_once_over_distinct_pictures(tiny: TinyModel) -> None:

@@ -109,7 +109,7 @@ def test_a_checkpoint_without_chat_template_is_refused(folder: Path) -> None:
     message = Message(role="user", content=("Question",))
     with pytest.raises(SightlineError, match="chat template"):
         load_family(ModelConfig(path=str(folder))).encode_prompt(
-            Problem(id="a", messages=(message,), answer="1", source="test")
+            Problem(id="a", messages=(message,), answers=("1",), place="test")
         )
 
 

@@ -11,7 +11,7 @@ def config_of(*components: dict[str, object]) -> RewardConfig:
 
 
 def problem(*, answer: str = "3") -> Problem:
-    return Problem(id="p1", messages=(Message(role="user", content=("How many?",)),), answer=answer)
+    return Problem(id="p1", messages=(Message(role="user", content=("How many?",)),), answers=(answer,))
 
 
 def rollout(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sightline.errors import DataError
-from sightline.rewards.exact import accuracy_reward, exact_match
+from sightline.rewards.exact import accuracy_reward, exact_match, matches_any
 
 from .examples import problem
 
@@ -118,3 +118,14 @@ def test_the_accuracy_reward_grades_the_answer_span_alone() -> None:
     assert accuracy_reward("<think>4</think><answer>3</answer>", problem(answer="3")) == 1.0
     assert accuracy_reward("<think>3</think><answer>4</answer>", problem(answer="3")) == 0.0
     assert accuracy_reward("3", problem(answer="3")) == 0.0
+
+
+def test_an_answer_is_right_if_it_is_one_of_the_gold_answers() -> None:
+    assert matches_any("1/2", ["0.5", "1/2"])
+    assert not matches_any("2", ["0.5", "1/2"])
+
+
+@pytest.mark.parametrize("golds", [[], ["3", ""], ["", "3"]])
+def test_no_gold_answer_and_an_empty_one_among_several_are_errors(golds: list[str]) -> None:
+    with pytest.raises(DataError):
+        matches_any("3", golds)

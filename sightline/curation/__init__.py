@@ -1,0 +1,1 @@
+"""Work on data before training: prepare, convert, inspect, filter, synthesize."""

@@ -1,0 +1,1 @@
+"""Published training sets, fetched, checked, mended and converted."""

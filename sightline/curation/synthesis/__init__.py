@@ -1,0 +1,1 @@
+"""Verified data from an LLM: rewritten questions, checked against the original and by agreement."""

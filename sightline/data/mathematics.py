@@ -1,0 +1,67 @@
+r"""Whether an answer is a number or an expression, by its form alone; nothing is parsed or evaluated."""
+
+import re
+
+_MAX_CHARS = 500  # longer texts are texts
+
+_LATEX_SIGNS = (
+    (re.compile(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree"), "°"),
+    (re.compile(r"\\([%$])"), r"\1"),
+    (re.compile(r"\\(?:text|mathrm|rm)\s*\{([^{}\\]*)\}"), r"\1"),
+    (re.compile(r"\\[,;:! ]|~"), " "),
+    (re.compile(r"\s+"), " "),
+)
+
+_UNITS = (
+    "%|°|℃|℉|°C|°F|′|″|deg|degrees?|percent|rad|radians|mm|cm|dm|m|km|nm|μm|um|inch|inches|in|ft|foot|feet|yd|yards|"
+    "mi|miles?|mL|ml|L|liters|litres|g|kg|mg|t|lbs?|oz|ms|s|sec|seconds|min|minutes|h|hrs?|hours|days|weeks|months|"
+    "years|N|J|kJ|W|kW|V|m?A|Ω|k?Hz|k?Pa|mol|K|m/s|km/h|mph|units|dollars|cents|"
+    "米|厘米|毫米|分米|千米|公里|海里|克|千克|吨|升|毫升|度|秒|分钟|分|小时|天|年|元|个|岁|人"
+)
+_POWER = r"(?:[²³]|\^?\{?[23]\}?\^?)?"
+_UNIT = rf"(?:(?:square |cubic |sq |平方|立方)?(?:{_UNITS}){_POWER})"
+_DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_NUMBER = re.compile(rf"[+\-−]? ?[$€£¥]? ?[+\-−]?{_DECIMAL} ?{_UNIT}?\.?")
+_TRAILING_UNIT = re.compile(rf"(?<=[0-9)}}\]π ]){_UNIT}$")
+
+_UNDONE_SUM = re.compile(r"[0-9.]+(?: ?[-−–—:] ?[0-9.]+)+|[0-9]+(?:/[0-9]+){2,}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_WORD = re.compile(r"[A-Za-z]{3,}|[^\W\d_a-zA-ZΑ-Ωα-ω]")
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z*]+\}")
+_FUNCTION = re.compile(
+    r"(?:arc)?(?:sin|cos|tan)|sinh|cosh|tanh|cot|sec|csc|log|exp|lim|max|min|gcd|lcm|mod|sqrt|det|and"
+)
+_OPERAND = r"[A-Za-z0-9(\\√π]"
+_MATHEMATICS = re.compile(
+    r"[\\√π∞±×÷·²³^_=<>≤≥≠]"
+    rf"|[+*] ?{_OPERAND}"
+    r"|(?:\b[a-z]|[0-9)}\]]) ?/|/ ?(?:[a-z]\b|[0-9(\\√π])"
+    r"|(?:^|[a-z0-9)}\]]) ?[-−] ?[a-z0-9(\\√π]"
+    r"|[0-9](?!(?:st|nd|rd|th)\b)[a-z]"
+    r"|^[(\[{].*[0-9].*[)\]}]$"
+)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a decimal number, perhaps with a currency before it or a unit after it."""
+    return len(text) <= _MAX_CHARS and _NUMBER.fullmatch(_plain(text)) is not None
+
+
+def is_expression(text: str) -> bool:
+    """Whether a text is mathematics without words, but neither a number nor a range, ratio, time or date."""
+    if len(text) > _MAX_CHARS or is_number(text):
+        return False
+    plain = _plain(text)
+    if _UNDONE_SUM.fullmatch(plain):
+        return False
+    plain = _TRAILING_UNIT.sub("", plain)
+    without_commands = _COMMAND.sub(r"\\", _ENVIRONMENT.sub(r"\\", plain))
+    if any(not _FUNCTION.fullmatch(word) for word in _WORD.findall(without_commands)):
+        return False
+    return _MATHEMATICS.search(without_commands) is not None
+
+
+def _plain(text: str) -> str:
+    for sign, plain in _LATEX_SIGNS:
+        text = sign.sub(plain, text)
+    return text.strip()

@@ -1,0 +1,101 @@
+"""From what a row says to a problem: pictures looked up, the answer's kind told, asked as the recipe says."""
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from sightline.data.answers import answer_kind_of, check_answers
+from sightline.data.config import SourceConfig
+from sightline.data.rows import Draft, Picture, Reference, Row, RowError, Turn
+from sightline.images import ImageStore
+from sightline.types import ImageRef, Message, Problem
+
+
+def problem_of(
+    draft: Draft, source: SourceConfig, *, row: Row, name: str, id_prefix: str, images: ImageStore
+) -> Problem:
+    """The problem that a row's draft states. Raises RowError or ImageError.
+
+    `name` is the set's if neither recipe nor row has one; `id_prefix`, where there are several tables, begins ids.
+    """
+    kind = source.answer_kind or draft.answer_kind or answer_kind_of(draft.answers, draft.choices)
+    if not draft.answers and kind != "none":
+        raise RowError("missing_answer", "answer is missing; give the gold answer, or set data.answer_kind to none")
+    check_answers(draft.answers, kind, draft.choices)
+    folder = Path(source.image_folder).expanduser() if source.image_folder else row.folder
+    prefix = source.image_prefix or ""
+    messages = tuple(_message(turn, folder, prefix, row.place, images) for turn in draft.turns)
+    return Problem(
+        id=_identifier(draft.id, row, name, id_prefix),
+        messages=messages,
+        answers=draft.answers,
+        answer_kind=kind,
+        choices=draft.choices,
+        solution=draft.solution or None,
+        source=source.name or draft.source or name,
+        place=row.place,
+        metadata={key: _plain(value) for key, value in draft.metadata.items()},
+    )
+
+
+def asked(problem: Problem, source: SourceConfig) -> Problem:
+    """The problem with the recipe's system prompt and template."""
+    *earlier, last = problem.messages
+    before, after = source.template_ends
+    if source.system_prompt is not None:
+        earlier = [message for message in earlier if message.role != "system"]
+        if source.system_prompt:
+            earlier.insert(0, Message(role="system", content=(source.system_prompt,)))
+    question = Message(role="user", content=_merge_texts([before, *last.content, after]))
+    return replace(problem, messages=(*earlier, question))
+
+
+def _identifier(identifier: str | None, row: Row, name: str, prefix: str) -> str:
+    if identifier is None:
+        return f"{prefix or name}-{row.row_number}"
+    return f"{prefix}/{identifier}" if prefix else identifier
+
+
+def _message(turn: Turn, folder: Path, prefix: str, place: str, images: ImageStore) -> Message:
+    def look_up(part: str | Picture) -> str | ImageRef:
+        if isinstance(part, str):
+            return part
+        return images.add_reference(_without_prefix(part.reference, prefix), base_folder=folder, place=place)
+
+    return Message(role=turn.role, content=_merge_texts([look_up(part) for part in turn.content]))
+
+
+def _without_prefix(reference: Reference, prefix: str) -> Reference:
+    """A picture's path as it is here; a leading slash that stays is of the other machine, too."""
+    if prefix and isinstance(reference, str) and reference.removeprefix("file://").startswith(prefix):
+        return reference.removeprefix("file://").removeprefix(prefix).lstrip("/")
+    return reference
+
+
+def _merge_texts(parts: Sequence[str | ImageRef]) -> tuple[str | ImageRef, ...]:
+    """Neighbouring texts as one, empty ones gone."""
+    merged: list[str | ImageRef] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        elif part != "":
+            merged.append(part)
+    return tuple(merged)
+
+
+def _plain(value: object) -> object:
+    """A metadata value in JSON's types: bytes as base64, dates and decimals as text, NaN as null."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in cast("Mapping[object, object]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in cast("Sequence[object]", value)]
+    return str(value)

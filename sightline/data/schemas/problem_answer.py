@@ -1,0 +1,59 @@
+"""Simple rows: `problem`, `answer` and pictures; also EasyR1's and, with mapped columns, MMK12's and many others.
+
+`<image>` in the problem tells where a picture stands. `answer` is the gold answer, or a list of golds each of which is
+right. Options are in `choices` or `options`, or written in the problem.
+"""
+
+from typing import cast, get_args
+
+from sightline.data.answers import read_gold
+from sightline.data.choices import given_choices, without_letters
+from sightline.data.content import (
+    identifier_of,
+    is_given,
+    other_columns,
+    question_turns,
+    shown,
+    text_column,
+    text_of,
+)
+from sightline.data.rows import Columns, Draft, RowError, Schema
+from sightline.types import AnswerKind
+
+_READ = frozenset({"problem", "answer", "solution", "source", "answer_kind"})
+
+
+def declared_kind(columns: Columns) -> AnswerKind | None:
+    """The row's own `answer_kind`. Raises RowError if it is none of ours."""
+    kind = text_column(columns, "answer_kind")
+    if kind is not None and kind not in get_args(AnswerKind):
+        accepted = ", ".join(get_args(AnswerKind))
+        raise RowError("wrong_type", f"answer_kind is {shown(kind)}; accepted are {accepted}")
+    return cast("AnswerKind | None", kind)
+
+
+def _read(columns: Columns) -> Draft:
+    turns = question_turns(columns, "problem")
+    kind = declared_kind(columns)
+    choices_column = "choices" if is_given(columns, "choices") else "options"
+    choices = without_letters(given_choices(columns.get(choices_column), choices_column))
+    is_told = columns.get(choices_column) in ([], list(choices))  # any other way of writing them stays as metadata
+    gold = read_gold(columns.get("answer"), "answer", kind=kind, choices=choices, question=text_of(turns[-1]))
+    return Draft(
+        turns=turns,
+        answers=gold.answers,
+        answer_kind=kind,
+        choices=gold.choices,
+        solution=text_column(columns, "solution"),
+        id=identifier_of(columns),
+        source=text_column(columns, "source"),
+        metadata=other_columns(columns, {*_READ, choices_column if is_told else None}) | gold.original,
+    )
+
+
+SCHEMA = Schema(
+    about="simple rows, EasyR1: problem, answer; image(s), choices or options, solution, answer_kind, source, id",
+    recognises=lambda columns: is_given(columns, "problem"),
+    read=_read,
+    needs=("problem",),
+)

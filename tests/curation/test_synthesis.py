@@ -1,0 +1,375 @@
+"""`synthesize` against a real local server: what is asked, what is kept, in which files."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sightline.curation.synthesis.config import SynthesisConfig
+from sightline.curation.synthesis.synthesize import SynthesisSummary, synthesize
+from sightline.data import DataConfig, load_problems
+from sightline.errors import ConfigError, RunError
+from sightline.images import ImageStore
+from sightline.types import Message, Problem
+from tests.curation.scripted_server import (
+    Asked,
+    Says,
+    ScriptedServer,
+    answer_to,
+    card_number,
+    cards,
+    completion,
+    failure,
+    knows_all,
+    rewrite_of,
+)
+
+
+def _config(server: ScriptedServer, **options: Any) -> SynthesisConfig:
+    defaults = {"model": "scripted", "num_samples": 4, "retry_seconds": 0.01, "api_key_variable": "SIGHTLINE_TEST_KEY"}
+    return SynthesisConfig(base_url=server.base_url, **{**defaults, **options})
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _run(server: ScriptedServer, out: Path, num_problems: int = 3, **options: Any) -> SynthesisSummary:
+    images = ImageStore()
+    return synthesize(cards(num_problems, images), images, out, config=_config(server, **options))
+
+
+def test_accepted_rows_load_as_problems_with_new_question_answer_and_solution(tmp_path: Path) -> None:
+    with ScriptedServer(knows_all) as server:
+        summary = _run(server, tmp_path / "out.jsonl")
+    assert (summary.num_problems, summary.num_accepted, summary.num_unfinished) == (3, 3, 0)
+    images = ImageStore()
+    problems = load_problems(DataConfig(path=str(tmp_path / "out.jsonl")), images).problems
+    assert [problem.id for problem in problems] == ["card-0", "card-1", "card-2"]
+    problem = problems[2]
+    assert problem.messages[0].content[1] == "Which number is written on card 2? Give it in digits."
+    assert (problem.answers, problem.answer_kind, problem.source) == (("1002",), "number", "cards")
+    assert problem.solution is not None
+    assert problem.solution.startswith("<think>I read the digits one by one [")
+    assert problem.solution.endswith("</think>\n<answer>1002</answer>")
+    assert images.open(problem.images[0]).getpixel((0, 0)) == (2, 0, 0)
+
+
+def test_an_accepted_row_keeps_verdicts_the_original_and_its_other_columns(tmp_path: Path) -> None:
+    with ScriptedServer(knows_all) as server:
+        _run(server, tmp_path / "out.jsonl", num_samples=2)
+    assert _rows(tmp_path / "out.jsonl")[1]["metadata"] == {
+        "difficulty": 1,
+        "synthesis": {
+            "model": "scripted",
+            "rejection": None,
+            "detail": None,
+            "num_attempts": 1,
+            "agrees_with_original": True,
+            "sample_answers": ["1001", "1001"],
+            "agreement": 1.0,
+            "original": {
+                "question": "<image>What number is on card 1?",
+                "answers": ["1001"],
+                "answer_kind": "number",
+                "choices": [],
+                "solution": None,
+            },
+        },
+    }
+
+
+def test_pictures_are_sent_and_the_gold_answer_only_for_the_rewrite(tmp_path: Path) -> None:
+    with ScriptedServer(knows_all) as server:
+        _run(server, tmp_path / "out.jsonl", num_problems=2, num_samples=3)
+    rewrites = [asked for asked in server.asked if asked.is_rewrite]
+    answers = [asked for asked in server.asked if not asked.is_rewrite]
+    assert (len(rewrites), len(answers)) == (2, 6)
+    for asked in server.asked:
+        (url,) = asked.picture_urls
+        data = base64.b64decode(url.removeprefix("data:image/png;base64,"), validate=True)
+        assert Image.open(io.BytesIO(data)).getpixel((0, 0)) == (card_number(asked), 0, 0)
+    assert all(str(1000 + card_number(asked)) in asked.text for asked in rewrites)
+    assert not any(str(1000 + card_number(asked)) in asked.text for asked in answers)
+    assert all("Which number is written on card" in asked.text for asked in answers)
+
+
+def test_every_call_has_its_own_seed_the_models_name_and_its_options(tmp_path: Path) -> None:
+    with ScriptedServer(knows_all) as server:
+        _run(server, tmp_path / "out.jsonl", max_response_tokens=77, json_mode=True, answer_temperature=None)
+    assert len({asked.body["seed"] for asked in server.asked}) == len(server.asked) == 15
+    assert {asked.path for asked in server.asked} == {"/v1/chat/completions"}
+    for asked in server.asked:
+        options = {name: value for name, value in asked.body.items() if name not in ("messages", "seed")}
+        common = {"model": "scripted", "max_tokens": 77}
+        extra = {"temperature": 0.2, "response_format": {"type": "json_object"}} if asked.is_rewrite else {}
+        assert options == common | extra
+
+
+def _four_fates(asked: Asked) -> Says:
+    number = card_number(asked)
+    if asked.is_rewrite:
+        texts = {1: "no JSON", 2: rewrite_of(asked, answer="7")}
+        return completion(texts.get(number) or rewrite_of(asked))
+    is_wrong = number == 3 and asked.body["seed"] % 8 != 0
+    return completion(answer_to(asked, "8") if is_wrong else answer_to(asked))
+
+
+def test_each_rejected_row_has_its_reason_and_is_as_it_was(tmp_path: Path) -> None:
+    with ScriptedServer(_four_fates) as server:
+        summary = _run(server, tmp_path / "out.jsonl", num_problems=4, num_samples=4)
+    assert summary.rejected_by_reason == {"unparseable": 1, "disagrees_with_original": 1, "low_agreement": 1}
+    assert (summary.num_accepted, summary.num_rejected) == (1, 3)
+    rows = _rows(tmp_path / "out.rejected.jsonl")
+    verdicts = [row["metadata"]["synthesis"] for row in rows]
+    assert [verdict["rejection"] for verdict in verdicts] == ["unparseable", "disagrees_with_original", "low_agreement"]
+    assert verdicts[0]["detail"] == "the reply holds 0 JSON objects with a question, not one"
+    assert verdicts[1]["detail"] == "7 is not 1002"
+    assert (verdicts[1]["agrees_with_original"], verdicts[1]["agreement"]) == (False, None)
+    assert verdicts[1]["rewrite"]["question"] == "Which number is written on card 2? Give it in digits."
+    assert verdicts[2]["agreement"] == sum(answer == "1003" for answer in verdicts[2]["sample_answers"]) / 4 < 0.5
+    reloaded = load_problems(DataConfig(path=str(tmp_path / "out.rejected.jsonl")), ImageStore()).problems
+    assert [(problem.messages[0].content[1], problem.answers) for problem in reloaded] == [
+        (f"What number is on card {number}?", (str(1000 + number),)) for number in (1, 2, 3)
+    ]
+
+
+def test_no_answers_are_paid_for_once_a_rewrite_is_rejected(tmp_path: Path) -> None:
+    with ScriptedServer(lambda asked: completion(rewrite_of(asked, answer="7"))) as server:
+        _run(server, tmp_path / "out.jsonl")
+    assert len(server.asked) == 3
+
+
+def test_a_reply_that_can_not_be_read_is_asked_again_with_another_seed(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def third_time_lucky(asked: Asked) -> Says:
+        if not asked.is_rewrite:
+            return completion(answer_to(asked))
+        seen.append(asked.body["seed"])
+        return completion(rewrite_of(asked) if len(seen) == 3 else "```json\n{broken")
+
+    with ScriptedServer(third_time_lucky) as server:
+        summary = _run(server, tmp_path / "out.jsonl", num_problems=1, num_attempts=3)
+    assert summary.num_accepted == 1
+    assert len(set(seen)) == 3
+    assert _rows(tmp_path / "out.jsonl")[0]["metadata"]["synthesis"]["num_attempts"] == 3
+
+
+@pytest.mark.parametrize(
+    ("num_right", "bounds", "reason"),
+    [
+        (2, {}, None),
+        (1, {}, "low_agreement"),
+        (4, {"max_agreement": 0.75}, "too_easy"),
+        (3, {"max_agreement": 0.75}, None),
+        (0, {"min_agreement": 0.0}, None),
+    ],
+)
+def test_agreement_is_right_answers_over_all_and_must_be_within_its_bounds(
+    tmp_path: Path, num_right: int, bounds: dict[str, float], reason: str | None
+) -> None:
+    answered: list[Asked] = []
+
+    def some_right(asked: Asked) -> Says:
+        if asked.is_rewrite:
+            return completion(rewrite_of(asked))
+        answered.append(asked)
+        if len(answered) <= num_right:
+            return completion(answer_to(asked))
+        return completion("<think>I am still thin", finish_reason="length")  # without an answer: wrong
+
+    with ScriptedServer(some_right) as server:
+        summary = _run(server, tmp_path / "out.jsonl", num_problems=1, concurrency=1, **bounds)
+    assert summary.rejected_by_reason == ({reason: 1} if reason else {})
+    path = tmp_path / ("out.rejected.jsonl" if reason else "out.jsonl")
+    assert _rows(path)[0]["metadata"]["synthesis"]["agreement"] == num_right / 4
+
+
+def test_a_choice_row_has_its_options_in_the_question_and_its_letter_as_answer(tmp_path: Path) -> None:
+    def as_choice(asked: Asked) -> Says:
+        if not asked.is_rewrite:
+            assert "\nA. 7\nB. 1000" in asked.text
+            return completion(answer_to(asked, "(B)"))
+        return completion(rewrite_of(asked, answer_kind="choice", answer="1000", choices=["7", "1000"]))
+
+    with ScriptedServer(as_choice) as server:
+        summary = _run(server, tmp_path / "out.jsonl", num_problems=1)
+    assert summary.num_accepted == 1
+    (problem,) = load_problems(DataConfig(path=str(tmp_path / "out.jsonl")), ImageStore()).problems
+    assert (problem.answers, problem.answer_kind, problem.choices) == (("B",), "choice", ("7", "1000"))
+    assert str(problem.messages[0].content[1]).endswith("\nA. 7\nB. 1000")
+
+
+def test_problems_that_no_rewrite_could_be_checked_against_cost_nothing(tmp_path: Path) -> None:
+    message = Message(role="user", content=("Where is the cat?",))
+    problems = [
+        Problem(id="box", messages=(message,), answers=("[1, 2, 3, 4]",), answer_kind="box"),
+        Problem(id="open", messages=(message,), answers=(), answer_kind="none"),
+        Problem(id="empty", messages=(message,), answers=(".",)),
+    ]
+    with ScriptedServer(knows_all) as server:
+        summary = synthesize(problems, ImageStore(), tmp_path / "out.jsonl", config=_config(server))
+    assert summary.rejected_by_reason == {"no_gold_answer": 2, "unsupported_kind": 1}
+    assert server.asked == []
+
+
+def test_rows_keep_the_sources_order_whatever_order_replies_come_in(tmp_path: Path) -> None:
+    def later_ones_first(asked: Asked) -> Says:
+        return completion(
+            rewrite_of(asked) if asked.is_rewrite else answer_to(asked), delay=0.1 - 0.015 * card_number(asked)
+        )
+
+    with ScriptedServer(later_ones_first) as server:
+        _run(server, tmp_path / "out.jsonl", num_problems=6, num_samples=1)
+    assert [row["id"] for row in _rows(tmp_path / "out.jsonl")] == [f"card-{number}" for number in range(6)]
+
+
+def test_a_picture_of_many_rows_is_written_once(tmp_path: Path) -> None:
+    images = ImageStore()
+    (problem,) = cards(1, images)
+    twice = [problem, Problem(id="again", messages=problem.messages, answers=problem.answers)]
+    with ScriptedServer(knows_all) as server:
+        synthesize(twice, images, tmp_path / "out.jsonl", config=_config(server))
+    (picture,) = (tmp_path / "out.images").iterdir()
+    assert [row["images"] for row in _rows(tmp_path / "out.jsonl")] == [[f"out.images/{picture.name}"]] * 2
+
+
+def test_only_the_first_so_many_problems_are_worked_on_and_later_the_rest(tmp_path: Path) -> None:
+    with ScriptedServer(knows_all) as server:
+        images = ImageStore()
+        problems = cards(5, images)
+        config = _config(server, num_samples=1, num_problems=2)
+        first = synthesize(problems, images, tmp_path / "out.jsonl", config=config)
+        assert (first.num_problems, len(server.asked)) == (2, 4)
+        second = synthesize(problems, images, tmp_path / "out.jsonl", config=_config(server, num_samples=1))
+        assert (second.num_problems, len(server.asked)) == (5, 10)
+
+
+def test_tokens_and_cost_are_added_up_over_all_runs(tmp_path: Path) -> None:
+    prices = {"price_per_million_input_tokens": 2.0, "price_per_million_output_tokens": 10.0}
+    with ScriptedServer(knows_all) as server:
+        _run(server, tmp_path / "out.jsonl", num_problems=1, num_samples=1, **prices)
+        summary = _run(server, tmp_path / "out.jsonl", num_problems=3, num_samples=1, **prices)
+    assert (summary.num_replies, summary.num_calls_this_run) == (6, 4)
+    assert (summary.prompt_tokens, summary.completion_tokens) == (600, 60)
+    assert summary.cost == pytest.approx(600 * 2e-6 + 60 * 10e-6)
+
+
+def test_a_server_that_tells_no_usage_is_counted_as_such(tmp_path: Path) -> None:
+    def silent(asked: Asked) -> Says:
+        return completion(rewrite_of(asked) if asked.is_rewrite else answer_to(asked), usage=None)
+
+    with ScriptedServer(silent) as server:
+        summary = _run(server, tmp_path / "out.jsonl", num_problems=2, num_samples=1)
+    assert (summary.num_replies, summary.num_replies_without_usage, summary.prompt_tokens) == (4, 4, 0)
+    assert summary.cost is None
+
+
+def test_a_limit_stops_asking_and_raising_it_goes_on_from_there(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with ScriptedServer(knows_all) as server:
+        stopped = _run(server, out, num_problems=6, num_samples=1, concurrency=1, max_total_tokens=500)
+        assert stopped.stopped_by == "max_total_tokens 500 is reached; raise it to go on"
+        assert (len(server.asked), stopped.num_accepted, stopped.num_unfinished) == (5, 2, 4)  # 110 tokens a call
+        assert len(_rows(out)) == 2
+        summary = _run(server, out, num_problems=6, num_samples=1)
+        assert (len(server.asked), summary.num_accepted, summary.stopped_by) == (12, 6, None)
+
+
+def test_a_cost_limit_stops_likewise(tmp_path: Path) -> None:
+    prices = {"price_per_million_input_tokens": 10_000.0, "price_per_million_output_tokens": 0.0}  # 1 a call
+    with ScriptedServer(knows_all) as server:
+        summary = _run(server, tmp_path / "out.jsonl", concurrency=1, num_samples=1, max_cost=3.0, **prices)
+    assert (len(server.asked), summary.cost) == (3, 3.0)
+    assert summary.stopped_by == "max_cost 3 is reached; raise it to go on"
+
+
+def test_a_limit_that_can_not_be_kept_ends_the_run(tmp_path: Path) -> None:
+    with (
+        ScriptedServer(lambda asked: completion(rewrite_of(asked), usage=None)) as server,
+        pytest.raises(RunError, match="does not say how many tokens a call took"),
+    ):
+        _run(server, tmp_path / "out.jsonl", max_total_tokens=1000, concurrency=1)
+    assert len(server.asked) == 1
+
+
+def test_a_second_run_asks_nothing_and_writes_the_same_files(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with ScriptedServer(_four_fates) as server:
+        _run(server, out, num_problems=4)
+        num_asked = len(server.asked)
+        before = {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
+        summary = _run(server, out, num_problems=4)
+        assert len(server.asked) == num_asked
+    assert summary.num_calls_this_run == 0
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")} == before
+
+
+def test_other_bounds_of_agreement_are_applied_to_the_replies_that_are_there(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with ScriptedServer(_four_fates) as server:
+        assert _run(server, out, num_problems=4).num_accepted == 1
+        num_asked = len(server.asked)
+        assert _run(server, out, num_problems=4, min_agreement=0.0).num_accepted == 2
+        assert len(server.asked) == num_asked
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "other"}, 'model "scripted", not "other"'),
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"num_samples": 8}, "num_samples 4, not 8"),
+        ({"answer_temperature": 0.5}, "answer_temperature 1.0, not 0.5"),
+    ],
+)
+def test_options_that_change_replies_are_refused_for_the_same_out(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    with ScriptedServer(knows_all) as server:
+        _run(server, tmp_path / "out.jsonl", num_problems=1)
+        num_asked = len(server.asked)
+        with pytest.raises(RunError, match=named):
+            _run(server, tmp_path / "out.jsonl", num_problems=1, **changes)
+        assert len(server.asked) == num_asked
+
+
+def test_a_row_that_changed_is_asked_anew(tmp_path: Path) -> None:
+    images = ImageStore()
+    problems = cards(2, images)
+    with ScriptedServer(knows_all) as server:
+        synthesize(problems, images, tmp_path / "out.jsonl", config=_config(server))
+        changed = Problem(id="card-0", messages=problems[1].messages, answers=problems[1].answers)
+        synthesize([changed, problems[1]], images, tmp_path / "out.jsonl", config=_config(server))
+    assert len(server.asked) == 15
+
+
+def test_a_file_of_no_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text("mine\n")
+    with ScriptedServer(knows_all) as server, pytest.raises(RunError, match=r"it is of no earlier run; name another"):
+        _run(server, tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == "mine\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+def test_another_suffix_is_refused(tmp_path: Path) -> None:
+    with ScriptedServer(knows_all) as server, pytest.raises(ConfigError, match=r"suffix '\.parquet'"):
+        _run(server, tmp_path / "out.parquet")
+
+
+def test_one_refused_request_rejects_its_row_and_the_others_go_on(tmp_path: Path) -> None:
+    def refuses_card_1(asked: Asked) -> Says:
+        return failure(400, "content policy") if card_number(asked) == 1 else knows_all(asked)
+
+    with ScriptedServer(refuses_card_1) as server:
+        summary = _run(server, tmp_path / "out.jsonl", concurrency=1)
+        num_asked = len(server.asked)
+        assert (summary.num_accepted, summary.rejected_by_reason) == (2, {"refused_by_server": 1})
+        assert _rows(tmp_path / "out.rejected.jsonl")[0]["metadata"]["synthesis"]["detail"] == "400: content policy"
+        _run(server, tmp_path / "out.jsonl", concurrency=1)
+        assert len(server.asked) == num_asked
