@@ -5,6 +5,8 @@
 The rows ask about 2,000 pictures, which the script writes first. Each system does the same in a process of its own:
 read the rows; leave out prompts that are too long, which takes the text's tokens and each picture's by arithmetic on
 its size; draw 64 in shuffled order and preprocess their pictures. Both must keep the same rows with the same lengths.
+Sightline's index also finds every picture, hashes it and reads its header, and checks every answer; that of `datasets`
+copies the rows into its cache.
 For people who count with the processor on decoded pictures, some rows are counted that way and the time extrapolated.
 The second table is the memory that 64 prompts and their pictures take in groups of 1, 8 and 64 answers.
 """
@@ -76,6 +78,8 @@ def main() -> None:
         _check_same_rows(sightline, other)
     assert sightline["first_lengths"][: decoding["num_rows"]] == decoding["first_lengths"], "the processor disagrees"
     _print_tables(options, [sightline, *others], decoding, groups)
+    for each in (sightline, *others, decoding):
+        del each["first_lengths"]
     content = {
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "load_before": load},
         "python": platform.python_version(),

@@ -224,7 +224,9 @@ def _report(data: DataConfig, *, num_kept: int, unusable: Sequence[str], num_too
     if unusable:
         logger.warning("skipped %d prompts that the model can't take; the first: %s", len(unusable), unusable[0])
     if num_too_long:
-        logger.info("left out %d prompts of more than %d tokens", num_too_long, data.max_prompt_tokens)
+        logger.info(
+            "left out %d prompts of more than %d tokens (data.max_prompt_tokens)", num_too_long, data.max_prompt_tokens
+        )
 
 
 def _solutions_ids(family: Family, problems: Sequence[Problem]) -> list[tuple[int, ...]]:

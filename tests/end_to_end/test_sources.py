@@ -53,7 +53,7 @@ def test_a_run_tells_shares_and_rewards_by_source_and_held_out_training_problems
     outcome = commands.run(["train", recipe, *rollout])
     assert outcome.exit_code == 0, outcome.stderr
     lines = outcome.stderr.splitlines()
-    assert lines[0] == "left out 1 prompts of more than 60 tokens"
+    assert lines[0] == "left out 1 prompts of more than 60 tokens (data.max_prompt_tokens)"
     assert lines[1].startswith("3 of 9 training problems are held-out problems too")
     run = RunDirectory.read(recipe.parent / "run")
     for step, row in enumerate(run.read_metrics(), start=1):

@@ -136,7 +136,7 @@ def _source_figures(
     return tuple(
         SourceFigures(
             paths=source.paths,
-            format=formats.get(number, "not recognised"),
+            format=formats.get(number, "without a usable row"),
             num_usable=num_usable[number],
             num_bad=sum(num_bad[table.origin] for table in find_tables(source)),
         )
