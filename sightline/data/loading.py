@@ -5,14 +5,15 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.data.columns import number_at, renamed
 from sightline.data.config import DataConfig, SourceConfig
+from sightline.data.pictures import PictureLookup
 from sightline.data.problems import problem_of
 from sightline.data.row_choice import choose_rows
-from sightline.data.rows import BadRow, Columns, Row, RowError, bad_row
+from sightline.data.rows import BadRow, Columns, Draft, Picture, Row, RowError, bad_row
 from sightline.data.schemas import SCHEMAS, recognise
 from sightline.data.tables import Table, find_tables
 from sightline.errors import DataError
@@ -83,12 +84,20 @@ class _SourceReader:
         self._begun: Iterator[_PlacedRow] | None = itertools.chain(first, rows)
 
     def results(self, images: ImageStore, pool: ThreadPoolExecutor) -> Iterator[Result]:
-        def build(placed: _PlacedRow) -> Result:
-            return self._build(*placed, images)
-
+        pictures = PictureLookup(images, self._source, pool)
         chosen = choose_rows(self._rows, self._source.rows)
         while chunk := list(itertools.islice(chosen, _ROWS_AT_ONCE)):
-            yield from pool.map(build, chunk)
+            drafted = [(*placed, self._drafted(placed[2])) for placed in chunk]
+            pictures.look_up(
+                (part, row)
+                for _, _, row, draft in drafted
+                if isinstance(row, Row) and isinstance(draft, Draft)
+                for turn in draft.turns
+                for part in turn.content
+                if isinstance(part, Picture)
+            )
+            for table, label, row, draft in drafted:
+                yield self._built(table, label, row, draft, pictures)
 
     def _rows(self) -> Iterator[_PlacedRow]:
         """All rows from the first; those that were read to recognise the format are not read again."""
@@ -100,18 +109,30 @@ class _SourceReader:
             for row in table.rows():
                 yield table, label, row
 
-    def _build(self, table: Table, label: str, row: Row | BadRow, images: ImageStore) -> Result:
+    def _drafted(self, row: Row | BadRow) -> Draft | BadRow:
         if isinstance(row, BadRow):
             return row
         try:
-            draft = SCHEMAS[self._format].read(renamed(row.columns, self._source.columns))
-            problem = problem_of(draft, self._source, row=row, name=table.path.stem, id_prefix=label, images=images)
+            return SCHEMAS[self._format].read(renamed(row.columns, self._source.columns))
+        except RowError as error:
+            return bad_row(row, error.kind, error.reason)
+
+    def _built(
+        self, table: Table, label: str, row: Row | BadRow, draft: Draft | BadRow, pictures: PictureLookup
+    ) -> Result:
+        if isinstance(row, BadRow):
+            return row
+        if isinstance(draft, BadRow):
+            return draft
+        name = table.path.stem
+        try:
+            problem = problem_of(draft, self._source, row=row, name=name, id_prefix=label, pictures=pictures)
             for column in self._number_columns:
                 number_at(problem.metadata, column)
         except (RowError, ImageError) as error:
             return bad_row(row, error.kind, error.reason)
-        row = replace(row, columns={})
-        return Candidate(row=row, problem=problem, source_number=self._number, format=self._format)
+        bare = Row(origin=row.origin, folder=row.folder, row_number=row.row_number, columns={})
+        return Candidate(row=bare, problem=problem, source_number=self._number, format=self._format)
 
 
 def _format_of(source: SourceConfig, rows: Sequence[Row | BadRow]) -> str:

@@ -4,20 +4,19 @@ import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 from sightline.data.answers import answer_kind_of, check_answers
 from sightline.data.config import SourceConfig
-from sightline.data.rows import Draft, Picture, Reference, Row, RowError, Turn
-from sightline.images import ImageStore
+from sightline.data.pictures import PictureLookup
+from sightline.data.rows import Draft, Row, RowError
 from sightline.types import ImageRef, Message, Problem
 
 
 def problem_of(
-    draft: Draft, source: SourceConfig, *, row: Row, name: str, id_prefix: str, images: ImageStore
+    draft: Draft, source: SourceConfig, *, row: Row, name: str, id_prefix: str, pictures: PictureLookup
 ) -> Problem:
-    """The problem that a row's draft states. Raises RowError or ImageError.
+    """The problem that a row's draft states, not yet asked as the recipe says. Raises RowError or ImageError.
 
     `name` is the set's if neither recipe nor row has one; `id_prefix`, where there are several tables, begins ids.
     """
@@ -25,12 +24,15 @@ def problem_of(
     if not draft.answers and kind != "none":
         raise RowError("missing_answer", "answer is missing; give the gold answer, or set data.answer_kind to none")
     check_answers(draft.answers, kind, draft.choices)
-    folder = Path(source.image_folder).expanduser() if source.image_folder else row.folder
-    prefix = source.image_prefix or ""
-    messages = tuple(_message(turn, folder, prefix, row.place, images) for turn in draft.turns)
     return Problem(
         id=_identifier(draft.id, row, name, id_prefix),
-        messages=messages,
+        messages=tuple(
+            Message(
+                role=turn.role,
+                content=tuple(part if isinstance(part, str) else pictures.ref(part, row) for part in turn.content),
+            )
+            for turn in draft.turns
+        ),
         answers=draft.answers,
         answer_kind=kind,
         choices=draft.choices,
@@ -43,8 +45,10 @@ def problem_of(
 
 def asked(problem: Problem, source: SourceConfig) -> Problem:
     """The problem with the recipe's system prompt and template."""
-    *earlier, last = problem.messages
     before, after = source.template_ends
+    if not before and not after and source.system_prompt is None:
+        return problem
+    *earlier, last = problem.messages
     if source.system_prompt is not None:
         earlier = [message for message in earlier if message.role != "system"]
         if source.system_prompt:
@@ -57,22 +61,6 @@ def _identifier(identifier: str | None, row: Row, name: str, prefix: str) -> str
     if identifier is None:
         return f"{prefix or name}-{row.row_number}"
     return f"{prefix}/{identifier}" if prefix else identifier
-
-
-def _message(turn: Turn, folder: Path, prefix: str, place: str, images: ImageStore) -> Message:
-    def look_up(part: str | Picture) -> str | ImageRef:
-        if isinstance(part, str):
-            return part
-        return images.add_reference(_without_prefix(part.reference, prefix), base_folder=folder, place=place)
-
-    return Message(role=turn.role, content=_merge_texts([look_up(part) for part in turn.content]))
-
-
-def _without_prefix(reference: Reference, prefix: str) -> Reference:
-    """A picture's path as it is here; a leading slash that stays is of the other machine, too."""
-    if prefix and isinstance(reference, str) and reference.removeprefix("file://").startswith(prefix):
-        return reference.removeprefix("file://").removeprefix(prefix).lstrip("/")
-    return reference
 
 
 def _merge_texts(parts: Sequence[str | ImageRef]) -> tuple[str | ImageRef, ...]:
