@@ -36,6 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SightlineError as error:
         print(f"sightline: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(141)  # who read the output has gone; as a shell says it: 128 + SIGPIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"sightline: {where}{error.strerror or error}; check the place and its permissions", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("sightline: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

@@ -2,10 +2,11 @@
 
 from sightline.data.config import DataConfig, SourceConfig
 from sightline.data.filters import LoadedData, load_problems
-from sightline.data.loading import Candidate, read_data
+from sightline.data.loading import read_data
 from sightline.data.order import problem_order
 from sightline.data.rows import BadRow
 from sightline.data.sampling import ProblemOrder
+from sightline.data.source_reader import Candidate
 
 __all__ = [
     "BadRow",

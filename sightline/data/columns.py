@@ -12,37 +12,35 @@ _ABSENT = object()
 def renamed(columns: Columns, names: Mapping[str, str]) -> Columns:
     """The columns with those in `names` (wanted name: name in the row, dots lead inside) under their wanted names.
 
-    Raises RowError if the row has no such column. What another column had under a wanted name is lost to it.
+    A row that lacks one has it under neither name. What another column had under a wanted name moves to
+    `NAME_in_source`.
     """
     if not names:
         return columns
-    wanted = {ours: _required(columns, theirs) for ours, theirs in names.items()}
-    rest = {name: value for name, value in columns.items() if name not in names.values()}
-    return {**rest, **wanted}
+    found = {ours: _found(columns, theirs) for ours, theirs in names.items()}
+    wanted = {ours: value for ours, value in found.items() if value is not _ABSENT}
+    moved = {f"{name}_in_source": columns[name] for name in wanted if name in columns and name not in names.values()}
+    rest = {name: value for name, value in columns.items() if name not in names and name not in names.values()}
+    return {**rest, **moved, **wanted}
+
+
+def has_column(columns: Columns, path: str) -> bool:
+    """Whether a row has a column; dots lead inside."""
+    return _found(columns, path) is not _ABSENT
 
 
 def number_at(columns: Columns, path: str) -> float:
     """The finite number in a column; dots lead inside. Raises RowError if there is none."""
-    value = _required(columns, path)
-    if isinstance(value, str):
-        value = _number(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RowError("wrong_type", f"{path} is {_found(columns, path)!r}; it must be a finite number")
-    return float(value)
-
-
-def _number(text: str) -> object:
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _required(columns: Columns, path: str) -> object:
     value = _found(columns, path)
     if value is _ABSENT:
         raise RowError("missing_column", f"has no column {path!r}; it has {', '.join(sorted(columns)) or 'no other'}")
-    return value
+    try:
+        number = math.nan if isinstance(value, bool) else float(cast("str", value))
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise RowError("wrong_type", f"{path} is {str(value)[:80]!r}; it must be a finite number")
+    return number
 
 
 def _found(columns: Columns, path: str) -> object:

@@ -22,7 +22,7 @@ class SourceConfig(Section):
     name: str | None = None
     """Name in reports and metrics; by default the row's own source, or the file's name."""
     format: str | None = None
-    """Schema of the rows (docs/data.md lists them); None: told from the columns of the first row."""
+    """Schema of the rows (docs/data.md lists them); None: told from the columns of the first 20 rows."""
     columns: Mapping[str, str] = Field(default={})
     """Column that the format expects: column that the rows have, such as `problem: question`; dots lead inside."""
     split: str | None = None
@@ -158,6 +158,9 @@ class DataConfig(SourceConfig):
             raise ValueError("give path, for one set of problems, or sources, a list of several")
         if not self.sources and (self.weight is not None or self.count is not None):
             raise ValueError("weight and count tell several sources apart; with one set leave them out")
+        for key in ("name", "weight", "count"):
+            if self.sources and getattr(self, key) is not None:
+                raise ValueError(f"{key} is given beside sources, where it has no effect; give it in each of them")
         for source in self.sources:
             if source.path is None:
                 raise ValueError("each of the sources needs its path")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from sightline.data.columns import number_at
 from sightline.data.config import DataConfig
 from sightline.data.duplicates import first_of_each, problem_key
-from sightline.data.loading import Candidate, read_data
+from sightline.data.loading import read_data
 from sightline.data.problems import asked
 from sightline.data.rows import BadRow
+from sightline.data.source_reader import Candidate
 from sightline.errors import DataError
 from sightline.images import ImageStore
 from sightline.types import Problem
@@ -76,7 +77,13 @@ def _filtered(
 
 
 def _known_questions(config: DataConfig, images: ImageStore) -> frozenset[bytes | None]:
-    results = read_data(DataConfig(path=config.exclude, verify_images="header", on_bad_row="skip"), images)
+    """Keys of the evaluation problems, with or without gold answers; warns of rows that can't be looked for."""
+    sources = [{"path": path, "answer_kind": "none"} for path in config.exclude]
+    results = read_data(DataConfig.model_validate({"sources": sources, "verify_images": "header"}), images)
+    bad_rows = [result for result in results if isinstance(result, BadRow)]
+    if bad_rows:
+        count = f"{len(bad_rows)} of {len(results)} rows of data.exclude"
+        _LOGGER.warning("%s can't be read, so they are not left out; the first: %s", count, bad_rows[0].message)
     return frozenset(problem_key(result.problem, "problem") for result in results if isinstance(result, Candidate))
 
 

@@ -19,7 +19,7 @@ class PictureLookup:
         self._images = images
         self._pool = pool
         self._folder = Path(source.image_folder).expanduser() if source.image_folder else None
-        self._prefix = source.image_prefix or ""
+        self._prefix = (source.image_prefix or "").rstrip("/")
         self._by_path: dict[_Key, ImageRef | ImageError] = {}
         self._of_chunk: dict[_Key, ImageRef | ImageError] = {}
 
@@ -56,7 +56,11 @@ class PictureLookup:
             return error
 
     def _without_prefix(self, reference: Reference) -> Reference:
-        """A picture's path as it is here; a slash that stays in front is of the other machine, too."""
-        if self._prefix and isinstance(reference, str) and reference.removeprefix("file://").startswith(self._prefix):
-            return reference.removeprefix("file://").removeprefix(self._prefix).lstrip("/")
-        return reference
+        """A picture's path as it is here; the prefix ends where a folder's name ends."""
+        if not self._prefix or isinstance(reference, bytes):
+            return reference
+        if isinstance(reference, str):
+            path = reference.removeprefix("file://")
+            return path.removeprefix(f"{self._prefix}/") if path.startswith(f"{self._prefix}/") else reference
+        path = reference.get("path")
+        return {**reference, "path": self._without_prefix(path)} if isinstance(path, str) else reference

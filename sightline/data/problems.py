@@ -8,6 +8,7 @@ from typing import cast
 
 from sightline.data.answers import answer_kind_of, check_answers
 from sightline.data.config import SourceConfig
+from sightline.data.content import checked_text
 from sightline.data.pictures import PictureLookup
 from sightline.data.rows import Draft, Row, RowError
 from sightline.types import ImageRef, Message, Problem
@@ -39,7 +40,7 @@ def problem_of(
         solution=draft.solution or None,
         source=source.name or draft.source or name,
         place=row.place,
-        metadata={key: _plain(value) for key, value in draft.metadata.items()},
+        metadata=cast("dict[str, object]", _plain(draft.metadata)),
     )
 
 
@@ -75,15 +76,21 @@ def _merge_texts(parts: Sequence[str | ImageRef]) -> tuple[str | ImageRef, ...]:
 
 
 def _plain(value: object) -> object:
-    """A metadata value in JSON's types: bytes as base64, dates and decimals as text, NaN as null."""
-    if value is None or isinstance(value, str | bool | int):
+    """A metadata value in JSON's types: bytes as base64, dates and decimals as text, NaN as null.
+
+    Raises RowError for half a surrogate pair.
+    """
+    if isinstance(value, str):
+        return checked_text(value, "a column")
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in cast("Mapping[object, object]", value).items()}
+        items = cast("Mapping[object, object]", value).items()
+        return {checked_text(str(key), "a column's name"): _plain(part) for key, part in items}
     if isinstance(value, list | tuple):
         return [_plain(part) for part in cast("Sequence[object]", value)]
     return str(value)

@@ -1,7 +1,6 @@
 """Which rows of a source are taken: `all`, `first:N`, `last:N`, `random:N`, N a number or a percentage."""
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -20,12 +19,8 @@ def choose_rows(rows: Callable[[], Iterator[RowT]], spec: str) -> Iterator[RowT]
     if spec == "all":
         return rows()
     how, _, amount = spec.partition(":")
-    if not amount.endswith("%"):
-        number = int(amount)
-        if how == "first":
-            return itertools.islice(rows(), number)
-        if how == "last":
-            return iter(deque(rows(), maxlen=number))
+    if how == "first" and not amount.endswith("%"):
+        return itertools.islice(rows(), int(amount))
     num_rows = sum(1 for _ in rows())
     number = max(1, num_rows * int(amount[:-1]) // 100) if amount.endswith("%") else min(int(amount), num_rows)
     places = _places(how, number, num_rows)

@@ -18,6 +18,7 @@ RowProblem = Literal[
     "not_utf8",
     "invalid_json",
     "not_an_object",
+    "other_format",
     "missing_column",
     "missing_problem",
     "missing_answer",

@@ -1,13 +1,14 @@
 """Rows in: JSON lines, JSON, CSV, parquet, arrow, saved `datasets` folders and data sets of the hub.
 
-Everything is read row by row or batch by batch; pictures stay encoded.
+Rows come one by one or batch by batch, except that .json and .csv files are read whole; pictures stay encoded.
 """
 
 import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +21,15 @@ from sightline.data.content import type_name
 from sightline.data.rows import BadRow, Row, bad_row
 from sightline.errors import DataError
 
-_BATCH_ROWS = 256  # of parquet and arrow; pictures inside are large
+_BATCH_ROWS = 16  # of parquet and arrow; pictures inside are large
 _MAX_CELL_CHARS = 2**28  # a base64 picture in a .tsv is one cell
+_TABLE_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)  # ValueError: text that is not UTF-8, far dates
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-_OF_LISTS = frozenset({"image", "images", "messages", "prompt", "conversations", "answers", "choices", "metadata"})
+_NESTED = frozenset(  # columns whose cells may hold JSON
+    {"image", "images", "message", "messages", "prompt", "conversations", "answer", "answers", "choices", "options"}
+    | {"ground_truth", "solution", "normalized_solution", "reward_model", "extra_info", "metadata"}
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +37,8 @@ class Table:
     """Rows of one kind in one place."""
 
     origin: str  # for messages
-    path: Path  # tells it from others; a hub set has its name and split
+    name: str  # of the set, where neither row nor recipe has one
+    path: Path  # tells it from others; a hub set has its name, subset and split
     folder: Path  # where relative picture paths begin
     rows: Callable[[], Iterator[Row | BadRow]]  # from the first row, as often as called; raises DataError
 
@@ -42,7 +48,21 @@ def find_tables(source: SourceConfig) -> list[Table]:
 
     Raises DataError if a path leads nowhere, has an unknown format or is empty, or if a split has to be named.
     """
-    return [table for path in source.paths for table in _tables_at(path, source)]
+    return [table for path in source.paths for table in _tables_at_or_error(path, source)]
+
+
+def release_memory() -> None:
+    """Give back what arrow keeps for further tables."""
+    pa.default_memory_pool().release_unused()
+
+
+def _tables_at_or_error(name: str, source: SourceConfig) -> list[Table]:
+    try:
+        return _tables_at(name, source)
+    except DataError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, no such home, a pattern that is none
+        raise DataError(f"data.path {name[:200]!r} can't be looked up ({_one_line(error)[:200]}); check it") from error
 
 
 def _tables_at(name: str, source: SourceConfig) -> list[Table]:
@@ -88,7 +108,8 @@ def _file_table(file: Path) -> Table:
         raise DataError(f"data file {file} can't be read ({error.strerror}); check its permissions") from error
     if is_empty:
         raise DataError(f"data file {file} is empty; it needs rows with questions and answers")
-    return Table(origin=str(file), path=file, folder=file.parent, rows=lambda: reader(file))
+    name = _SHARD.sub("", file.stem)
+    return Table(origin=str(file), name=name, path=file, folder=file.parent, rows=lambda: reader(file))
 
 
 def _folder_tables(folder: Path, source: SourceConfig) -> list[Table]:
@@ -98,7 +119,7 @@ def _folder_tables(folder: Path, source: SourceConfig) -> list[Table]:
     inside = folder / (source.subset or "")
     if not inside.is_dir():
         raise DataError(f"data folder {folder} has no folder {source.subset!r}; check data.subset")
-    files = [file for file in sorted(inside.rglob("*")) if file.suffix.lower() in READERS and _is_data(file, inside)]
+    files = [file for file in sorted(inside.rglob("*")) if _is_data(file, inside)]
     splits = {_SHARD.sub("", file.stem) for file in files}
     if source.split is not None:
         files = [file for file in files if _SHARD.sub("", file.stem) == source.split]
@@ -111,8 +132,9 @@ def _folder_tables(folder: Path, source: SourceConfig) -> list[Table]:
 
 
 def _is_data(file: Path, folder: Path) -> bool:
-    names = file.relative_to(folder).parts
-    return not any(name.startswith(".") for name in names) and file.name not in ("dataset_infos.json", "info.json")
+    is_hidden = any(name.startswith(".") for name in file.relative_to(folder).parts)
+    is_note = file.name in ("dataset_infos.json", "info.json") or file.name.endswith(".card.json")
+    return file.suffix.lower() in READERS and not is_hidden and not is_note and file.is_file()
 
 
 def _saved_table(folder: Path, split: str | None) -> Table:
@@ -120,12 +142,14 @@ def _saved_table(folder: Path, split: str | None) -> Table:
 
     try:
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # datasets lets what it meets in a damaged folder through
         raise DataError(f"data folder {folder} can't be loaded: {_one_line(error)}") from error
     chosen, split = _one_split(saved, split, f"data folder {folder}")
     origin = str(folder) if split is None else f"{folder} ({split})"
     path = folder / (split or "")
-    return Table(origin=origin, path=path, folder=folder, rows=lambda: _set_rows(chosen, origin, folder))
+    return Table(
+        origin=origin, name=folder.name, path=path, folder=folder, rows=lambda: _set_rows(chosen, origin, folder)
+    )
 
 
 def _hub_table(name: str, source: SourceConfig) -> Table:
@@ -138,9 +162,11 @@ def _hub_table(name: str, source: SourceConfig) -> Table:
             f"{name} is no file or folder here, and as a data set of the hub it can't be loaded: {_one_line(error)}"
         ) from error
     chosen, split = _one_split(loaded, source.split, f"data set {name}")
-    origin = name if split is None else f"{name} ({split})"
-    path = Path(name, split or "")
-    return Table(origin=origin, path=path, folder=Path(), rows=lambda: _set_rows(chosen, origin, Path()))
+    part = ", ".join(filter(None, (source.subset, split)))
+    origin = f"{name} ({part})" if part else name
+    path = Path(name, source.subset or "", split or "")
+    title = name.rpartition("/")[2]
+    return Table(origin=origin, name=title, path=path, folder=Path(), rows=lambda: _set_rows(chosen, origin, Path()))
 
 
 def _one_split(loaded: Any, split: str | None, what: str) -> tuple[Any, str | None]:
@@ -156,12 +182,16 @@ def _one_split(loaded: Any, split: str | None, what: str) -> tuple[Any, str | No
 
 def _set_rows(loaded: Any, origin: str, folder: Path) -> Iterator[Row]:
     batches = loaded.with_format("arrow").iter(_BATCH_ROWS)  # arrow leaves pictures encoded
-    yield from _table_rows(batches, origin, folder)
+    try:
+        yield from _table_rows(batches, origin, folder)
+    except _TABLE_ERRORS as error:
+        raise DataError(f"{origin}: can't be read ({_one_line(error)}); fetch it again") from error
 
 
 def _table_rows(batches: Iterable[Any], origin: str, folder: Path) -> Iterator[Row]:
     number = 0
     for batch in batches:
+        _refuse_repeated(batch.schema.names, origin)
         for columns in batch.to_pylist():
             number += 1
             yield Row(origin=origin, folder=folder, row_number=number, columns=columns)
@@ -169,9 +199,9 @@ def _table_rows(batches: Iterable[Any], origin: str, folder: Path) -> Iterator[R
 
 def _read_parquet(file: Path) -> Iterator[Row | BadRow]:
     try:
-        with pq.ParquetFile(file) as table:
+        with pq.ParquetFile(file, pre_buffer=False) as table:  # else arrow reads ahead to the end of the file
             yield from _table_rows(table.iter_batches(_BATCH_ROWS), str(file), file.parent)
-    except (pa.ArrowException, OSError) as error:
+    except _TABLE_ERRORS as error:
         raise DataError(f"{file}: can't be read as parquet ({_one_line(error)}); fetch it again") from error
 
 
@@ -179,7 +209,7 @@ def _read_arrow(file: Path) -> Iterator[Row | BadRow]:
     try:
         with pa.memory_map(str(file)) as stream:
             yield from _table_rows(_arrow_batches(stream), str(file), file.parent)
-    except (pa.ArrowException, OSError) as error:
+    except _TABLE_ERRORS as error:
         raise DataError(f"{file}: can't be read as arrow ({_one_line(error)}); fetch it again") from error
 
 
@@ -230,13 +260,17 @@ def _read_json(file: Path) -> Iterator[Row | BadRow]:
 
 
 def _read_csv(file: Path, *, delimiter: str = ",") -> Iterator[Row | BadRow]:
-    """A header line, then one row each, counted from 1; an empty cell is an absent value."""
+    """A header line, then one row each, counted from 1; blank lines are passed over, empty cells are absent values."""
     csv.field_size_limit(_MAX_CELL_CHARS)
-    text = file.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="surrogateescape")
+    data = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{file}: is UTF-16; save the file as UTF-8")
+    text = data.decode("utf-8", errors="surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = next(reader)
-        for row_number, cells in enumerate(reader, start=1):
+        header = [name.strip() for name in next(reader, [])]
+        _refuse_repeated(header, str(file))
+        for row_number, cells in enumerate((cells for cells in reader if cells), start=1):
             yield _csv_row(file, row_number, header, cells)
     except csv.Error as error:
         raise DataError(f"{file}: line {reader.line_num} is not valid CSV ({error}); mend its quotes") from error
@@ -254,12 +288,18 @@ def _csv_row(file: Path, row_number: int, header: list[str], cells: list[str]) -
 
 def _cell(name: str, text: str) -> object:
     """A cell's text; columns that hold lists elsewhere may hold them as JSON."""
-    if name in _OF_LISTS and text[:1] in ("[", "{"):
+    if name in _NESTED and text[:1] in ("[", "{"):
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text
     return text or None
+
+
+def _refuse_repeated(names: Sequence[str], origin: str) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"{origin}: has several columns {repeated[0]!r}; rename all but one")
 
 
 def _row_of(file: Path, row_number: int, columns: object) -> Row | BadRow:

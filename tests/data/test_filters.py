@@ -60,12 +60,19 @@ def test_the_first_of_equal_problems_stays(tmp_path: Path, caplog: pytest.LogCap
     assert [problem.id for problem in load(path=str(file), deduplicate="text").problems] == ["rows-1"]
 
 
-def test_what_is_in_an_evaluation_file_is_left_out_whatever_the_template(tmp_path: Path) -> None:
-    train = write_rows(tmp_path / "train.jsonl", *rows_with("level", 1, 2, 3))
-    test = write_rows(tmp_path / "test.jsonl", {"problem": " 1? ", "answer": "other"}, b"not json\n")
-    data = load(path=str(train), exclude=[str(test)], prompt_template="{problem} Think.")
-    assert questions(data) == ["0? Think.", "2? Think."]
-    assert data.left_out == {"exclude": 1}
+def test_what_is_in_evaluation_files_of_any_format_is_left_out_whatever_the_template(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = write_rows(tmp_path / "train.jsonl", *rows_with("level", 1, 2, 3, 4))
+    first = write_rows(tmp_path / "first.jsonl", {"problem": " 1? ", "answer": "other"})
+    second = write_rows(tmp_path / "second.jsonl", {"question": "3?", "ground_truth": "1"})
+    unanswered = write_rows(tmp_path / "unanswered.jsonl", {"problem": "0?"}, b"not json\n")
+    excluded = [str(first), str(second), str(unanswered)]
+    data = load(path=str(train), exclude=excluded, prompt_template="{problem} Think.")
+    assert questions(data) == ["2? Think."]
+    assert data.left_out == {"exclude": 3}
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("1 of 4 rows of data.exclude can't be read, so they are not left out; the first: ")
 
 
 def test_sources_have_their_own_format_template_and_name(tmp_path: Path) -> None:
@@ -123,6 +130,40 @@ def test_paths_of_another_machine_lose_their_prefix(tmp_path: Path) -> None:
     assert problem.images[0].width == 3
 
 
+def test_rows_that_look_like_another_format_are_bad_unless_the_format_is_named(tmp_path: Path) -> None:
+    worked = {"problem": "A?", "solution": "<think>x</think><answer>1</answer>"}
+    simple = {"problem": "B?", "answer": "2", "solution": "<answer>9</answer>"}
+    file = write_rows(tmp_path / "a.jsonl", worked, simple)
+    with pytest.raises(DataError, match=r"row 2: looks like format problem_answer, and this file is read as r1v"):
+        load(path=str(file))
+    assert [problem.answers for problem in load(path=str(file), format="r1v").problems] == [("1",), ("2",)]
+
+
+def test_the_most_specific_format_among_the_first_rows_is_taken(tmp_path: Path) -> None:
+    broken = {"problem": "A?", "solution": None}
+    worked = {"problem": "B?", "solution": "<answer>1</answer>"}
+    data = load(path=str(write_rows(tmp_path / "a.jsonl", broken, worked)), on_bad_row="skip")
+    assert [problem.answers for problem in data.problems] == [("1",)]
+
+
+def test_a_mapped_column_may_be_missing_in_some_rows_but_not_in_all(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(3))
+    rows = [{"question": "A?", "answer": 1}, {"question": "B?", "answer": 1, "picture": "a.png"}]
+    file = write_rows(tmp_path / "a.jsonl", *rows)
+    names = {"problem": "question", "image": "picture"}
+    assert [len(problem.images) for problem in load(path=str(file), columns=names).problems] == [0, 1]
+    with pytest.raises(DataError, match=r"a.jsonl: no row has a column 'photo', which data.columns maps image to"):
+        load(path=str(file), columns={"problem": "question", "image": "photo"})
+
+
+def test_rows_nested_too_deeply_and_half_characters_anywhere_are_bad(tmp_path: Path) -> None:
+    deep = b'{"problem": "A?", "answer": 1, "x": ' + b"[" * 600 + b"]" * 600 + b"}\n"
+    half = b'{"problem": "B?", "answer": 1, "note": {"\\ud800": 1}}\n'
+    good = {"problem": "C?", "answer": 1}
+    data = load(path=str(write_rows(tmp_path / "a.jsonl", deep, half, good)), on_bad_row="skip")
+    assert [bad.reason_kind for bad in data.bad_rows] == ["wrong_type", "not_utf8"]
+
+
 def test_an_unknown_format_and_unknown_columns_are_named(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", {"text": "A?", "label": 1})
     with pytest.raises(DataError, match=r"data.format is 'verI'; did you mean 'verl'\?"):
@@ -155,6 +196,8 @@ def test_a_mixture_draws_by_weight_and_a_curriculum_by_difficulty(tmp_path: Path
         ({"sources": [{"path": "a", "weight": 1, "count": 2}]}, "weight and count are both given"),
         ({"path": "a", "weight": 1}, "weight and count tell several sources apart"),
         ({"sources": [{"name": "a"}]}, "each of the sources needs its path"),
+        ({"sources": ["a"], "weight": 3}, "weight is given beside sources"),
+        ({"sources": ["a"], "name": "x"}, "name is given beside sources"),
         ({"path": "a", "rows": "some:3"}, "rows is 'some:3'"),
         ({"path": "a", "rows": "first:0"}, "rows is 'first:0'"),
         ({"path": "a", "rows": "random:101%"}, "rows is 'random:101%'"),

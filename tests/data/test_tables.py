@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -189,3 +190,60 @@ def test_a_folder_has_no_revisions_and_perhaps_no_such_subset(tmp_path: Path) ->
         read(path=tmp_path, revision="x")
     with pytest.raises(DataError, match=r"has no folder 'hard'; check data.subset"):
         read(path=tmp_path, subset="hard")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("problem,answer,answer\na,3,9\n")
+    table = pa.table([["a"], ["3"], ["9"]], names=["problem", "answer", "answer"])
+    pa.parquet.write_table(table, tmp_path / "rows.parquet")
+    for name in ("rows.csv", "rows.parquet"):
+        with pytest.raises(DataError, match=rf"{name}: has several columns 'answer'; rename all but one"):
+            read(path=tmp_path / name)
+
+
+def test_blank_lines_and_spaces_round_names_in_csv_mean_nothing(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("problem, answer\n\na,3\n\n")
+    assert columns(read(path=tmp_path / "rows.csv")) == [{"problem": "a", "answer": "3"}]
+
+
+def test_a_csv_in_utf16_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes("a,b\n1,2".encode("utf-16"))
+    with pytest.raises(DataError, match=r"rows.csv: is UTF-16; save the file as UTF-8"):
+        read(path=tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".jsonl", "~nosuchuser/rows.jsonl", "**a/[.jsonl"])
+def test_a_path_that_can_not_be_looked_up_is_one_line(name: str) -> None:
+    with pytest.raises(DataError, match="can't be looked up|matches no file"):
+        read(path=name)
+
+
+def test_a_parquet_file_with_text_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe"))
+    pa.parquet.write_table(pa.table({"problem": broken}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match=r"rows.parquet: can't be read as parquet"):
+        read(path=tmp_path / "rows.parquet")
+
+
+def test_a_pipe_in_a_folder_is_no_data(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "train.jsonl")
+    with pytest.raises(DataError, match="has no file of data"):
+        read(path=tmp_path)
+
+
+def test_a_damaged_saved_set_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="can't be loaded"):
+        read(path=tmp_path)
+
+
+def test_shards_and_subsets_share_the_name_of_their_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_rows(tmp_path / "train-00000-of-00002.jsonl", *ROWS[:1])
+    write_rows(tmp_path / "train-00001-of-00002.jsonl", *ROWS[1:])
+    assert [table.name for table in find_tables(SourceConfig(path=str(tmp_path)))] == ["train", "train"]
+    loaded = datasets.Dataset.from_list(ROWS)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: loaded)
+    tables = [find_tables(SourceConfig(path="org/set", subset=subset, split="train"))[0] for subset in ("a", "b")]
+    assert [table.name for table in tables] == ["set", "set"]
+    assert len({table.path for table in tables}) == 2
+    assert tables[0].origin == "org/set (a, train)"

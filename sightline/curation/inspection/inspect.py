@@ -31,9 +31,10 @@ from sightline.curation.inspection.figures import (
 from sightline.curation.inspection.findings import findings_of
 from sightline.data.config import DataConfig
 from sightline.data.duplicates import find_leakage
-from sightline.data.loading import Candidate, read_data
+from sightline.data.loading import read_data
 from sightline.data.problems import asked
 from sightline.data.rows import BadRow
+from sightline.data.source_reader import Candidate
 from sightline.data.tables import find_tables
 from sightline.errors import DataError
 from sightline.files import without_nan

@@ -23,8 +23,9 @@ from sightline.curation.prepared.prepared_set import PreparedSet
 from sightline.curation.prepared.published_files import PublishedFiles, published_files, unpacked_rows
 from sightline.curation.prepared.survey import ID_IN_SOURCE, Survey, survey
 from sightline.data.config import DataConfig, SourceConfig
-from sightline.data.loading import Candidate, read_data
+from sightline.data.loading import read_data
 from sightline.data.rows import BadRow
+from sightline.data.source_reader import Candidate
 from sightline.data.tables import find_tables
 from sightline.data.writing import images_folder, write_problems
 from sightline.errors import DataError, RunError
