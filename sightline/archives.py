@@ -34,6 +34,8 @@ from sightline.scratch import ScratchFile
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 MAX_MEMBERS = 5_000_000  # a small compressed tar can hold more headers than memory has room for
+MIN_UNPACKED_BYTES = 2**30  # what any compressed tar may unpack to
+MAX_UNPACKED_RATIO = 100  # unpacked bytes for one of a larger compressed tar; text takes 5 to 20, pictures hardly 1
 _MAX_EXTENSION_BYTES = 2**16  # a long name or a set of attributes; tarfile's search in it may take quadratic time
 _TAR_EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -99,8 +101,8 @@ def open_archive(path: Path, scratch: ScratchFile, *, max_bytes: int, place: str
     """Index an archive, whose kind its first bytes tell; those of a compressed tar's members go to `scratch`.
 
     A leading "./" of a name is dropped; a name that is absolute or leads outside by ".." is left out. A member
-    of more than `max_bytes` is there, but refused when it is read. Raises ImageError if the archive is damaged,
-    DataError if the disk has no room for the scratch file.
+    of more than `max_bytes` is there, but refused when it is read. Raises ImageError if the archive is damaged or
+    unpacks to too much, DataError if the disk has no room for the scratch file.
     """
     try:
         with path.open("rb") as stream:
@@ -108,6 +110,9 @@ def open_archive(path: Path, scratch: ScratchFile, *, max_bytes: int, place: str
             return Archive(path, _index(file, _read_members(file, stream, scratch)))
     except DataError:
         raise
+    except _TooLargeError as error:
+        reason = f"archive {shorten(str(path))} unpacks to {error}; unpack it yourself and name the pictures' folder"
+        raise ImageError("too_large_image", place, reason) from error
     except _DAMAGE as error:
         raise ImageError(
             "corrupt_image",
@@ -203,6 +208,26 @@ class _ZipMember(_Member):
         return ImageError("corrupt_image", place, f"image {self.where} is damaged ({reason}); replace the archive")
 
 
+class _TooLargeError(Exception):
+    """A compressed tar unpacks to more than it may."""
+
+
+class _LimitedStream:
+    """A decompressed stream, which ends in an error when it gives too much for the size of its file."""
+
+    def __init__(self, decompressed: BinaryIO, num_packed_bytes: int):
+        self._decompressed = decompressed
+        self._max_bytes = max(MIN_UNPACKED_BYTES, MAX_UNPACKED_RATIO * num_packed_bytes)
+        self._num_bytes = 0
+
+    def read(self, num_bytes: int) -> bytes:
+        data = self._decompressed.read(num_bytes)
+        self._num_bytes += len(data)
+        if self._num_bytes > self._max_bytes:
+            raise _TooLargeError(f"more than {self._max_bytes:,} bytes")
+        return data
+
+
 class _StrictTarInfo(tarfile.TarInfo):
     """A tar header; tarfile itself takes a damaged one for the archive's end, and reads names of any length."""
 
@@ -255,7 +280,8 @@ def _read_members(file: _ArchiveFile, stream: BinaryIO, scratch: ScratchFile) ->
     decompress = next((opener for start, opener in _DECOMPRESSORS.items() if magic.startswith(start)), None)
     if decompress is not None:
         with cast("BinaryIO", decompress(stream)) as decompressed:
-            yield from _compressed_tar_members(file, decompressed, scratch)
+            limited = _LimitedStream(decompressed, os.fstat(stream.fileno()).st_size)
+            yield from _compressed_tar_members(file, cast("BinaryIO", limited), scratch)
     elif magic.startswith(b"PK"):
         yield from _zip_members(file, stream)
     else:

@@ -1,6 +1,7 @@
 """The command line: `sightline COMMAND`. A user's mistake is one line on standard error and exit code 2."""
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -30,20 +31,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_LogHandler()])
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few characters shows the others as \\u...
     run: Callable[[argparse.Namespace], None] = options.run
     try:
         run(options)
+        sys.stdout.flush()
     except SightlineError as error:
         print(f"sightline: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:
-        sys.exit(141)  # who read the output has gone; as a shell says it: 128 + SIGPIPE
+    except BrokenPipeError:  # who read the output has gone; as a shell says it: 128 + SIGPIPE
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is flushed there at exit
+        sys.exit(141)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"sightline: {where}{error.strerror or error}; check the place and its permissions", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("sightline: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("sightline: interrupted; the same command goes on where it can", file=sys.stderr)
         sys.exit(130)
 
 

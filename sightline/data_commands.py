@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sightline.errors import ConfigError, DataError
+from sightline.errors import ConfigError, DataError, RunError
 
 if TYPE_CHECKING:
     from sightline.data import DataConfig
@@ -36,7 +36,13 @@ def _add_inspect(commands: "Commands") -> None:
     command = _add(commands, "inspect", _inspect, "what is in a data set, and which rows can't be used, and why")
     _add_source(command)
     command.add_argument("--model", metavar="CHECKPOINT", help="count tokens and show pictures as this model sees them")
-    command.add_argument("--against", nargs="+", default=[], metavar="FILE", help="look for questions of these files")
+    command.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="look for its questions among the rows; repeatable",
+    )
     command.add_argument("--json", action="store_true", help="the figures as JSON, nothing else, on standard output")
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page with examples")
     command.add_argument("--fail-on-bad-rows", action="store_true", help="exit code 2 if a row can't be used")
@@ -92,8 +98,11 @@ def _add_source(command: argparse.ArgumentParser, *, out: str | None = None, key
     command.add_argument("overrides", nargs="*", metavar="key=value", help=keys)
 
 
-def _sections(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """The keys that the command line gives, by section; those without one are the command's own, under ""."""
+def _sections(options: argparse.Namespace, *, checkpoint: str | None = None) -> dict[str, dict[str, Any]]:
+    """The keys that the command line gives, by section; those without one are the command's own, under "".
+
+    Raises ConfigError for keys of a model where the command has no checkpoint.
+    """
     from sightline.recipe import apply_override, read_yaml
 
     path: str = options.path
@@ -103,12 +112,14 @@ def _sections(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
         if "data" not in recipe:
             raise ConfigError(f"{path}: this recipe has no data section")
         content = {"data": recipe["data"]}
-    if getattr(options, "model", None) is not None:
-        content["model"] = options.model
+    if checkpoint is not None:
+        content["model"] = checkpoint
     own: dict[str, Any] = {}
     for override in options.overrides:
-        is_shared = override.partition("=")[0].partition(".")[0] in ("data", "model")
-        apply_override(content if is_shared else own, override)
+        section = override.partition("=")[0].partition(".")[0]
+        if section == "model" and checkpoint is None:
+            raise ConfigError(f"{override!r} has no effect without a checkpoint; leave it out")
+        apply_override(content if section in ("data", "model") else own, override)
     return {**content, "": own}
 
 
@@ -131,11 +142,19 @@ def _refuse_own_keys(sections: Mapping[str, dict[str, Any]]) -> None:
         raise ConfigError(f"{key!r} is no key of this command; keys of the data section are written data.{key}=...")
 
 
+def _own(sections: Mapping[str, dict[str, Any]], **options: object) -> dict[str, object]:
+    """The command's own keys; raises ConfigError for one that an option gives already."""
+    for key in sections[""]:
+        if key in options:
+            raise ConfigError(f"{key!r} is given by an option of this command already; leave one of the two out")
+    return {**sections[""], **options}
+
+
 def _inspect(options: argparse.Namespace) -> None:
     from sightline.curation.inspection.inspect import inspect_data
     from sightline.curation.inspection.text import inspection_text
 
-    sections = _sections(options)
+    sections = _sections(options, checkpoint=options.model)
     _refuse_own_keys(sections)
     inspected = inspect_data(_data(sections, options.path), model=_model(sections), against=options.against)
     inspection = inspected.inspection
@@ -164,7 +183,7 @@ def _filter(options: argparse.Namespace) -> None:
     from sightline.curation.pass_rate import PassRateConfig, filter_by_pass_rate
     from sightline.recipe import resolve_recipe
 
-    sections = _sections(options)
+    sections = _sections(options, checkpoint=options.model)
     low, separator, high = options.pass_rate.partition("..")
     try:
         bounds = {"low": float(low), "high": float(high)}
@@ -173,7 +192,7 @@ def _filter(options: argparse.Namespace) -> None:
         bounds = {}
     if not separator:
         raise ConfigError(f"--pass-rate is {options.pass_rate!r}; write its bounds as 0.1..0.9")
-    config = resolve_recipe({**sections[""], **bounds}, PassRateConfig, source="sightline data filter")
+    config = resolve_recipe(_own(sections, **bounds), PassRateConfig, source="sightline data filter")
     model = _model(sections)
     assert model is not None, "argparse requires it"
     report = filter_by_pass_rate(_data(sections, options.path), options.out, model=model, config=config)
@@ -184,6 +203,8 @@ def _prepare(options: argparse.Namespace) -> None:
     from sightline.curation.prepared.known_sets import known_sets
     from sightline.curation.prepared.prepare import prepare, prepared_text
 
+    if options.list and options.name is not None:
+        raise ConfigError(f"--list takes no set, and {options.name!r} is one; leave one of the two out")
     if options.list:
         for each in known_sets():
             print(f"{each.name:24}{each.num_rows or 'any number of'} rows: {each.about}")
@@ -204,22 +225,25 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _synthesize(options: argparse.Namespace) -> None:
     from sightline.curation.synthesis.config import SynthesisConfig
-    from sightline.curation.synthesis.synthesize import summary_text, synthesize
+    from sightline.curation.synthesis.synthesize import summary_text, synthesize, written_files
     from sightline.data import load_problems
+    from sightline.data.writing import refuse_inputs
     from sightline.images import ImageStore
     from sightline.recipe import resolve_recipe
 
     for library in ("httpx", "httpx2", "openai"):
         logging.getLogger(library).setLevel(logging.WARNING)  # else a line for every request
-    model = options.model
-    options.model = None  # a name at the endpoint, not a checkpoint
     sections = _sections(options)
-    own = {"base_url": options.endpoint, "model": model, **sections[""]}
+    own = _own(sections, base_url=options.endpoint, model=options.model)
     config = resolve_recipe(own, SynthesisConfig, source="sightline data synthesize")
     data = _data(sections, options.path)
+    refuse_inputs(data, *written_files(options.out))
     images = ImageStore(allow_urls=data.allow_urls)
-    summary = synthesize(load_problems(data, images).problems, images, options.out, config=config)
+    problems = load_problems(data, images, as_asked=False).problems
+    summary = synthesize(problems, images, options.out, config=config)
     print(json.dumps(asdict(summary), indent=2) if options.json else summary_text(summary))
+    if summary.stopped_by is not None:
+        raise RunError(summary.stopped_by)
 
 
 def _say(options: argparse.Namespace, line: str) -> None:

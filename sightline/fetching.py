@@ -9,8 +9,10 @@ import http.client
 import ipaddress
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -20,6 +22,8 @@ NUM_TRIES = 3
 MAX_REDIRECTS = 5
 _CHUNK_BYTES = 2**16
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PASSING_STATUSES = frozenset({408, 429})  # waited too long for the request; too many requests
+_RELAYS = ipaddress.IPv4Network("192.88.99.0/24")  # RFC 7526: into IPv6, whatever answers there
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in the last 32 bits
 _HEADERS = {"User-Agent": "sightline", "Accept": "image/*", "Connection": "close"}
 _REMEDY = "download it and give its path"
@@ -36,7 +40,7 @@ class Fetcher:
         pause_seconds: float = 1.0,
         allow_loopback: bool = False,
     ):
-        """`timeout_seconds` is for connecting, for each wait, and for a whole body; pauses double with each try."""
+        """`timeout_seconds` is for one request, from connecting to the last byte; pauses double with each try."""
         self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
         self._pause_seconds = pause_seconds
@@ -45,7 +49,8 @@ class Fetcher:
     def fetch(self, url: str, *, place: str) -> bytes:
         """The content behind `url`. Raises ImageError.
 
-        A status of 500 and above, a timeout and a broken connection are tried again, everything else is final.
+        A status of 500 and above, 408 and 429, a timeout, a broken connection and a name server that is out of
+        reach are tried again, everything else is final.
         """
         failure = ""
         for attempt in range(NUM_TRIES):
@@ -71,21 +76,33 @@ class Fetcher:
 
     def _get(self, target: "_Target", url: str, place: str) -> "bytes | _Redirect":
         checked = self._checked_addresses(target, url, place)
+        deadline = time.monotonic() + self._timeout_seconds
         try:
-            connection = self._connect(target, checked)
-            try:
+            with (
+                self._connect(target, checked, deadline) as stream,
+                _cut_off_at(deadline, stream),
+                closing(_speak_http(target, stream)) as connection,
+            ):
                 connection.request("GET", target.path, headers=_HEADERS)
-                return self._answer(connection.getresponse(), url, place)
-            finally:
-                connection.close()
+                answer = self._answer(connection.getresponse(), url, place)
         except ssl.SSLCertVerificationError as error:
             raise _refusal(url, f"has no valid certificate ({one_line(error)}); {_REMEDY}", place) from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, _PassingError) as error:
+            if time.monotonic() >= deadline:
+                raise self._too_slow() from error
+            if isinstance(error, _PassingError):
+                raise
             raise _PassingError(f"could not be fetched ({one_line(error)})") from error
+        if time.monotonic() >= deadline:
+            raise self._too_slow()  # a body of no declared length looks whole when it is cut off
+        return answer
+
+    def _too_slow(self) -> "_PassingError":
+        return _PassingError(f"took more than {self._timeout_seconds:g} seconds")
 
     def _answer(self, response: http.client.HTTPResponse, url: str, place: str) -> "bytes | _Redirect":
         status = f"answered {response.status} {http.client.responses.get(response.status, '')}".rstrip()
-        if response.status >= 500:
+        if response.status >= 500 or response.status in _PASSING_STATUSES:
             raise _PassingError(status)
         location = response.getheader("Location")
         if response.status in _REDIRECTS and location:
@@ -97,13 +114,10 @@ class Fetcher:
     def _body(self, response: http.client.HTTPResponse, url: str, place: str) -> bytes:
         num_declared = response.length
         check_num_bytes(num_declared or 0, self._max_bytes, where=shorten(url), place=place)
-        deadline = time.monotonic() + self._timeout_seconds
         body = bytearray()
         while len(body) != num_declared and (chunk := response.read1(_CHUNK_BYTES)):
             body += chunk
             check_num_bytes(len(body), self._max_bytes, where=shorten(url), place=place)
-            if time.monotonic() > deadline:
-                raise _PassingError(f"took more than {self._timeout_seconds:g} seconds")
         if num_declared is not None and len(body) != num_declared:
             raise _PassingError(f"broke off after {len(body):,} of {num_declared:,} bytes")
         return bytes(body)
@@ -112,6 +126,8 @@ class Fetcher:
         try:
             answers = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+                raise _PassingError(f"could not be fetched ({one_line(error)})") from error
             raise _refusal(url, f"names a host that is not known ({one_line(error)}); check it", place) from error
         addresses = [str(answer[4][0]) for answer in answers]
         for address in addresses:
@@ -124,33 +140,21 @@ class Fetcher:
         ip = _innermost(ipaddress.ip_address(address))
         if ip.is_loopback:
             return self._allow_loopback
-        return ip.is_global and not (ip.is_multicast or ip.is_reserved)
+        is_old_private = ip in _RELAYS if isinstance(ip, ipaddress.IPv4Address) else ip.is_site_local
+        return ip.is_global and not (ip.is_multicast or ip.is_reserved or is_old_private)
 
-    def _connect(self, target: "_Target", addresses: Sequence[str]) -> http.client.HTTPConnection:
-        """A connection to the first address that takes one, under the host's own name."""
+    def _connect(self, target: "_Target", addresses: Sequence[str], deadline: float) -> socket.socket:
+        """A connection to the first address that takes one."""
         failure: OSError | None = None
         for address in addresses:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
+                break
             try:
-                stream = socket.create_connection((address, target.port), self._timeout_seconds)
+                return socket.create_connection((address, target.port), seconds_left)
             except OSError as error:
                 failure = error
-                continue
-            return self._speak_http(target, stream)
-        assert failure is not None  # a resolved host has an address
-        raise failure
-
-    def _speak_http(self, target: "_Target", stream: socket.socket) -> http.client.HTTPConnection:
-        if not target.is_encrypted:
-            connection = http.client.HTTPConnection(target.host, target.port)
-            connection.sock = stream
-            return connection
-        connection = http.client.HTTPSConnection(target.host, target.port, context=_tls_context())
-        try:
-            connection.sock = _tls_context().wrap_socket(stream, server_hostname=target.host)
-        except BaseException:
-            stream.close()
-            raise
-        return connection
+        raise failure or TimeoutError("timed out")
 
 
 class _PassingError(Exception):
@@ -170,6 +174,36 @@ class _Target:
     port: int
     path: str  # with query, percent-encoded
     is_encrypted: bool
+
+
+def _speak_http(target: _Target, stream: socket.socket) -> http.client.HTTPConnection:
+    """HTTP over a connection, encrypted under the host's own name if it is https."""
+    connection = http.client.HTTPConnection(target.host, target.port)
+    connection.sock = stream
+    if target.is_encrypted:
+        connection = http.client.HTTPSConnection(target.host, target.port, context=_tls_context())
+        connection.sock = _tls_context().wrap_socket(stream, server_hostname=target.host)
+    return connection
+
+
+@contextmanager
+def _cut_off_at(deadline: float, stream: socket.socket) -> Generator[None]:
+    """Break a connection at the deadline: a socket's own timeout begins anew with every byte that drips in."""
+    same_connection = stream.dup()  # TLS takes the descriptor of `stream` away
+    timer = threading.Timer(deadline - time.monotonic(), _break, [same_connection])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        same_connection.close()
+
+
+def _break(stream: socket.socket) -> None:
+    with suppress(OSError):  # the other side may have done so
+        stream.shutdown(socket.SHUT_RDWR)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 A file is written beside its place, flushed to the disk and renamed over it; rename is atomic within a folder.
 """
 
+import glob
 import json
 import math
 import os
@@ -105,6 +106,12 @@ def remove_temporaries(folder: Path) -> None:
     """Delete what a killed writer left unfinished in `folder`."""
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         remove(path)
+
+
+def remove_temporaries_of(path: Path) -> None:
+    """Delete what a killed writer of `path` left; other files in the folder may belong to a writer at work."""
+    for temporary in path.parent.glob(f"{TEMPORARY_PREFIX}{'[0-9a-f]' * 12}-{glob.escape(path.name)}"):
+        remove(temporary)
 
 
 def remove(path: Path) -> None:

@@ -2,7 +2,11 @@
 
 import io
 import struct
+import threading
+import warnings
 import zlib
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Literal, Protocol
 
 import numpy as np
@@ -51,7 +55,12 @@ _TRANSPOSE_OF_ORIENTATION = {
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 NUM_MAGIC_BYTES = 12
+_BAND_PIXELS = 2**20
 _OFTEN_MISTAKEN = {b"%pdf": "a PDF", b"<svg": "an SVG drawing", b"<html": "a web page", b"<!doctype html": "a web page"}
+
+
+# Pillow would warn from 89 million pixels; `ImageLimits` allows more. Only a filter for all threads is safe in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class ImageError(DataError):
@@ -70,6 +79,34 @@ class ImageLimits(Section):
     """Largest encoded image, in bytes; a larger one is refused."""
     max_pixels: int = Field(default=100_000_000, ge=1, le=2 * 89_478_485)
     """Most pixels (width times height) that an image may declare; one that declares more is refused."""
+
+
+class PixelBudget:
+    """How many pixels all threads together may decode at a time; an image of more is decoded alone."""
+
+    def __init__(self, num_pixels: int):
+        self._num_pixels = num_pixels
+        self._num_free = num_pixels
+        self._next = threading.Lock()
+        self._given_back = threading.Condition()
+
+    @contextmanager
+    def take(self, num_pixels: int) -> Generator[None]:
+        """Wait until `num_pixels` are free, and hold them within."""
+        num_taken = min(num_pixels, self._num_pixels)
+        with self._next, self._given_back:  # one waits at a time, so that small images can't keep a large one waiting
+            self._given_back.wait_for(lambda: self._num_free >= num_taken)
+            self._num_free -= num_taken
+        try:
+            yield
+        finally:
+            with self._given_back:
+                self._num_free += num_taken
+                self._given_back.notify()
+
+
+# At 8 bytes a pixel (Pillow stores RGB in 4, and a conversion needs both pictures) that is 1.6 GB.
+_decoding = PixelBudget(200_000_000)
 
 
 class ByteSource(Protocol):
@@ -93,7 +130,7 @@ def check_num_bytes(num_bytes: int, max_bytes: int, *, where: str, place: str) -
 
 def too_many_bytes(num_bytes: int, max_bytes: int) -> str:
     """What a message says of an encoded image over the limit."""
-    return f"has {num_bytes:,} bytes, more than max_bytes {max_bytes:,}; shrink it or raise the limit"
+    return f"has {num_bytes:,} bytes, more than max_bytes {max_bytes:,}; shrink the picture"
 
 
 def starts_like_picture(head: bytes) -> bool:
@@ -111,7 +148,7 @@ def read_size(data: bytes, *, max_pixels: int, where: str, place: str) -> tuple[
             is_sideways = _orientation(image) in _SIDEWAYS
     except Image.DecompressionBombError as error:
         raise ImageError(
-            "too_large_image", place, f"image {where} is too large ({one_line(error)}); shrink it"
+            "too_large_image", place, f"image {where} is too large ({one_line(error)}); shrink the picture"
         ) from error
     except _DECODE_ERRORS as error:
         raise _header_error(data, error, where, place) from error
@@ -120,7 +157,7 @@ def read_size(data: bytes, *, max_pixels: int, where: str, place: str) -> tuple[
             "too_large_image",
             place,
             f"image {where} declares {width} x {height} pixels, more than max_pixels "
-            f"{max_pixels:,}; shrink it or raise the limit",
+            f"{max_pixels:,}; shrink the picture",
         )
     return (height, width) if is_sideways else (width, height)
 
@@ -128,27 +165,25 @@ def read_size(data: bytes, *, max_pixels: int, where: str, place: str) -> tuple[
 def decode_rgb(data: bytes, *, where: str, place: str) -> Image.Image:
     """The picture as people see it: upright, RGB, transparency on white, an animation's first frame.
 
-    Call `read_size` first: it holds the limits. Raises ImageError.
+    Call `read_size` first: it holds the limits. Waits while other threads decode many pixels. Raises ImageError.
     """
     try:
-        with _open_header(data) as image:
-            orientation = _orientation(image)
-            image.load()
-            rgb = _to_rgb(image)
+        image = _open_header(data)
+        if image.mode not in ("I", "F"):
+            with _decoding.take(image.width * image.height):
+                turn = _TRANSPOSE_OF_ORIENTATION.get(_orientation(image))
+                image.load()
+                image = _to_rgb(image)  # under the same name, so that the other is gone before this one is turned
+                return image if turn is None else image.transpose(turn)
     except (*_DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(
             "corrupt_image",
             place,
             f"image {where} is corrupt or truncated ({one_line(error)}); replace the file",
         ) from error
-    if rgb is None:
-        raise ImageError(
-            "unsupported_image",
-            place,
-            f"image {where} has 32-bit pixels, which have no agreed white; save it with 8",
-        )
-    method = _TRANSPOSE_OF_ORIENTATION.get(orientation)
-    return rgb if method is None else rgb.transpose(method)
+    raise ImageError(
+        "unsupported_image", place, f"image {where} has 32-bit pixels, which have no agreed white; save it with 8"
+    )
 
 
 def shorten(value: object, max_length: int = 400) -> str:
@@ -195,18 +230,28 @@ def _orientation(image: Image.Image) -> int:
         return 1  # viewers show a picture with damaged EXIF as it is stored
 
 
-def _to_rgb(image: Image.Image) -> Image.Image | None:
-    """RGB pixels, transparency on white; None for 32-bit pixels."""
-    if image.mode in ("I", "F"):
-        return None
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB pixels, transparency on white."""
     if image.mode.startswith("I;16"):
-        values_HW = np.asarray(image).astype(np.uint32)
-        # Pillow's own conversion clips at 255; 65535 must become 255.
-        grey_HW = ((values_HW + 128) // 257).astype(np.uint8)
-        grey_HW[values_HW == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(grey_HW).convert("RGB")
+        return _pasted_in_bands(image, _grey_of_16_bits)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _pasted_in_bands(image, lambda band: band.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _pasted_in_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """`image` on white; `convert` sees some lines at a time, so its copies stay small."""
+    rgb = Image.new("RGB", image.size, "white")
+    num_lines = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, num_lines):
+        band = convert(image.crop((0, top, image.width, min(top + num_lines, image.height))))
+        rgb.paste(band, (0, top), band if band.mode == "RGBA" else None)
+    return rgb
+
+
+def _grey_of_16_bits(image: Image.Image) -> Image.Image:
+    values_HW = np.asarray(image).astype(np.uint32)
+    # Pillow's own conversion clips at 255; 65535 must become 255.
+    grey_HW = ((values_HW + 128) // 257).astype(np.uint8)
+    grey_HW[values_HW == image.info.get("transparency", -1)] = 255
+    return Image.fromarray(grey_HW)

@@ -8,11 +8,11 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -68,6 +68,10 @@ class ImageStore:
     def num_images(self) -> int:
         """Distinct images held."""
         return len(self._entries)
+
+    def files(self) -> Iterator[Path]:
+        """The files that are read again when their pictures are needed, archives aside."""
+        return (Path(entry.source.path) for entry in self._entries.values() if isinstance(entry.source, _File))
 
     def add_file(self, path: Path, *, place: str) -> ImageRef:
         """Remember an image file by its path; its bytes are read again when they are needed.
@@ -174,8 +178,11 @@ class ImageStore:
         if _is_bare_base64(reference):
             return self.add_bytes(self._decode_base64(reference, place), place=place)
         scheme = _SCHEME.match(reference)
-        if scheme is None or scheme[1].lower() == "file":
-            return self.add_file(base_folder / _local_path(reference, place), place=place)
+        if reference[:5].lower() == "file:":
+            return self._add_file_url(reference, base_folder, place)
+        if scheme is None:
+            path = Path(reference)
+            return self.add_file(base_folder / (path.expanduser() if reference[:2] == "~/" else path), place=place)
         if scheme[1].lower() in ("http", "https"):
             return self._add_url(reference, place)
         raise ImageError(
@@ -183,6 +190,26 @@ class ImageStore:
             place,
             f"image {shorten(reference)} can't be reached by {scheme[1]}; download it and give its path",
         )
+
+    def _add_file_url(self, url: str, base_folder: Path, place: str) -> ImageRef:
+        """The text after file:// is a path as it stands, as most data sets write it; else percent-encoded."""
+        path = url[5:]
+        if path.startswith("//"):
+            host, slash, path = path[2:].partition("/")
+            if host not in ("", "localhost"):
+                raise ImageError(
+                    "remote_image",
+                    place,
+                    f"image {shorten(url)} is on another host; copy it here and give its path",
+                )
+            path = slash + path
+        decoded = unquote(path)
+        try:
+            return self.add_file(base_folder / path, place=place)
+        except ImageError as error:
+            if error.kind != "missing_image" or decoded == path:
+                raise
+        return self.add_file(base_folder / decoded, place=place)
 
     def _add_url(self, url: str, place: str) -> ImageRef:
         if self._fetcher is None:
@@ -290,10 +317,15 @@ class _File:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
     def read(self, place: str) -> bytes:
-        num_bytes = self.stamp(place)[1]
-        check_num_bytes(num_bytes, self.max_bytes, where=self.where, place=place)
         try:
-            return Path(self.path).read_bytes()
+            with open(self.path, "rb", opener=_open_without_waiting) as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise self._missing(place)
+                check_num_bytes(status.st_size, self.max_bytes, where=self.where, place=place)
+                return file.read(status.st_size)  # no further: some of the kernel's own files have no end
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._missing(place) from error
         except OSError as error:
             raise self._unreadable(error, place) from error
 
@@ -304,6 +336,11 @@ class _File:
     def _unreadable(self, error: OSError, place: str) -> ImageError:
         reason = f"image {self.where} can't be read ({error.strerror}); check its permissions"
         return ImageError("missing_image", place, reason)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """For `open`: a named pipe that took a file's place must not hold everything up."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _unless_refused(known: _Known | _Refusal, place: str) -> _Known:
@@ -321,17 +358,3 @@ def _is_bare_base64(text: str) -> bool:
     except (binascii.Error, ValueError):
         return False
     return starts_like_picture(head) and _BASE64.fullmatch(text) is not None
-
-
-def _local_path(reference: str, place: str) -> Path:
-    if not reference.lower().startswith("file:"):
-        is_home = reference.startswith("~/")
-        return Path(reference).expanduser() if is_home else Path(reference)
-    parts = urlsplit(reference)
-    if parts.netloc not in ("", "localhost"):
-        raise ImageError(
-            "remote_image",
-            place,
-            f"image {shorten(reference)} is on another host; copy it here and give its path",
-        )
-    return Path(unquote(parts.path))

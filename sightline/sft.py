@@ -50,7 +50,8 @@ def fine_tune(recipe: SftRecipe) -> Path:
                 timer = PhaseTimer()
                 prompts = [problems[index] for index in order.batch(step, recipe.batch_size)]
                 # The next step's pictures are preprocessed while this one runs.
-                placement.prefetch(problems.images_of(order.batch(step + 1, recipe.batch_size)))
+                if step + 1 < recipe.steps:
+                    placement.prefetch(problems.images_of(order.batch(step + 1, recipe.batch_size)))
                 with timer.phase("update"):
                     batch = solution_batch(
                         prompts,

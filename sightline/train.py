@@ -9,6 +9,7 @@ from pathlib import Path
 from sightline.batch import TrainBatch, make_train_batch
 from sightline.cluster.placement import Placement, place_training
 from sightline.config import TrainRecipe
+from sightline.data import ProblemOrder
 from sightline.errors import RunError
 from sightline.evaluate import Evaluations, allows_urls, load_heldout, make_evaluator
 from sightline.learner.checkpoint import num_drawn_before, save_checkpoint
@@ -21,7 +22,7 @@ from sightline.rewards.scorer import Scorer, reward_metrics
 from sightline.rollout.engine import Engine, Sampling
 from sightline.run_directory import RunDirectory
 from sightline.selection import GroupSelection
-from sightline.types import ScoredRollout
+from sightline.types import ImageRef, ScoredRollout
 
 MAY_CHANGE = frozenset({"steps", "evaluation", "checkpoint"})  # between a run and its continuation
 
@@ -53,8 +54,7 @@ def train(recipe: TrainRecipe) -> Path:
                 while num_missing := selection.num_missing:  # once, unless groups of equal rewards are replaced
                     prompts = [problems[index] for index in order.take(num_drawn, num_missing)]
                     num_drawn += num_missing
-                    # The next step's pictures are preprocessed while this one runs.
-                    placement.prefetch(problems.images_of(order.take(num_drawn, recipe.rollout.prompts_per_step)))
+                    placement.prefetch(_upcoming_images(recipe, step, problems, order, num_drawn))
                     with timer.phase("rollout"):
                         rollouts = engine.generate(prompts, _sampling(recipe, step, selection.num_rounds))
                     with timer.phase("reward"):
@@ -80,6 +80,15 @@ def train(recipe: TrainRecipe) -> Path:
         run.prune_checkpoints(recipe.checkpoint.keep)  # a kill may have come before the last one
         evaluations.at_end(recipe.steps)
     return Path(recipe.output_dir)
+
+
+def _upcoming_images(
+    recipe: TrainRecipe, step: int, problems: PromptSet, order: ProblemOrder, num_drawn: int
+) -> list[ImageRef]:
+    """The pictures of the next step, which are preprocessed while this one runs."""
+    if step + 1 == recipe.steps:
+        return []
+    return problems.images_of(order.take(num_drawn, recipe.rollout.prompts_per_step))
 
 
 def _sampling(recipe: TrainRecipe, step: int, generation_round: int) -> Sampling:

@@ -201,6 +201,19 @@ def test_a_zip_bomb_is_unpacked_no_further_than_it_declares(tmp_path: Path) -> N
     assert peak < num_bytes / 20
 
 
+def test_a_compressed_tar_may_unpack_to_a_hundred_times_its_size_or_a_gib(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, bomb = ImageStore(), {f"{number}.png": small_png(1) + bytes(100_000) for number in range(50)}
+    path = pack(tmp_path / "a.tar.gz", bomb)
+    limit = 100 * path.stat().st_size
+    assert read(path, "1.png") == bomb["1.png"]
+    monkeypatch.setattr(archives, "MIN_UNPACKED_BYTES", 1000)
+    error = error_of(path, "1.png", store)
+    assert f"archive '{path}' unpacks to more than {limit:,} bytes; unpack it yourself" in str(error)
+    assert (error.kind, store._scratch._num_bytes <= limit) == ("too_large_image", True)
+
+
 def test_an_encrypted_member_is_refused_by_name(tmp_path: Path) -> None:
     path = pack(tmp_path / "a.zip", {"1.png": small_png(1)})
     data = bytearray(path.read_bytes())

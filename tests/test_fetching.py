@@ -11,7 +11,7 @@ from sightline import fetching
 from sightline.fetching import Fetcher
 from sightline.image_bytes import ImageError
 from tests.pictures import PLACE, small_png
-from tests.web import Answer, WebServer, local_server, running
+from tests.web import Answer, WebServer, dripping_server, local_server, running
 
 PNG = small_png()
 PUBLIC = "93.184.215.14"
@@ -124,7 +124,9 @@ def test_all_addresses_of_a_public_host_are_tried(resolved: dict[str, list[list[
         "0x0a000001",
         "[::]",
         "[fe80::1]",
+        "192.88.99.1",  # relays into IPv6
         "[fc00::1]",
+        "[fec0::1]",  # site-local, before fc00 was
         "[ff02::1]",
         "[::ffff:10.0.0.1]",
         "[64:ff9b::a00:1]",  # NAT64
@@ -190,9 +192,7 @@ def test_an_unknown_host_is_told_at_once(resolved: dict[str, list[list[str]]]) -
     assert "names a host that is not known (" in str(refusal("http://nowhere.test/cat.png"))
 
 
-@pytest.mark.parametrize(
-    ("status", "phrase"), [(404, " Not Found"), (403, " Forbidden"), (429, " Too Many Requests"), (299, "")]
-)
+@pytest.mark.parametrize(("status", "phrase"), [(404, " Not Found"), (403, " Forbidden"), (410, " Gone"), (299, "")])
 def test_a_status_below_500_is_final_and_named(web: WebServer, status: int, phrase: str) -> None:
     web.answer("/cat.png", Answer(status=status), PNG)
     assert f"answered {status}{phrase}; download it" in str(refusal(web.url("/cat.png")))
@@ -204,6 +204,28 @@ def test_a_server_error_is_tried_three_times(web: WebServer) -> None:
     assert fetcher().fetch(web.url("/cat.png"), place=PLACE) == PNG
     web.answer("/dog.png", Answer(status=503), Answer(status=503), Answer(status=503), PNG)
     assert "answered 503 Service Unavailable, 3 times; try again later" in str(refusal(web.url("/dog.png")))
+
+
+@pytest.mark.parametrize("status", [408, 429])
+def test_a_host_that_is_asked_too_much_is_tried_again(web: WebServer, status: int) -> None:
+    web.answer("/cat.png", Answer(status=status), Answer(status=status), PNG)
+    assert fetcher().fetch(web.url("/cat.png"), place=PLACE) == PNG
+
+
+def test_a_name_server_out_of_reach_is_tried_again(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    web.answer("/cat.png", PNG)
+    failures = [socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")] * 3
+    getaddrinfo = socket.getaddrinfo
+
+    def resolve(*args: object, **options: object) -> object:
+        if failures:
+            raise failures.pop()
+        return getaddrinfo(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert "Temporary failure in name resolution), 3 times; try again later" in str(refusal(web.url("/cat.png")))
+    failures.append(socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution"))
+    assert fetcher().fetch(web.url("/cat.png"), place=PLACE) == PNG
 
 
 def test_pauses_double(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,16 +254,27 @@ def test_a_body_that_breaks_off_is_fetched_again(web: WebServer) -> None:
     assert f"broke off after 20 of {len(PNG)} bytes, 3 times" in str(refusal(web.url("/dog.png")))
 
 
-def test_a_server_that_says_nothing_is_given_up() -> None:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_says_nothing_is_given_up(scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/cat.png"
+        url = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/cat.png"
         error = refusal(url, fetcher(timeout_seconds=0.05))
-    assert "could not be fetched (timed out), 3 times" in str(error)
+    assert "took more than 0.05 seconds, 3 times" in str(error)
 
 
-def test_a_body_that_drips_is_given_up(web: WebServer) -> None:
-    web.answer("/cat.png", Answer(body=bytes(1000), seconds_per_byte=0.02))
-    assert "took more than 0.1 seconds, 3 times" in str(refusal(web.url("/cat.png"), fetcher(timeout_seconds=0.1)))
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nX-Name: ", b"x"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["body", "body of no declared length", "header", "continue"],
+)
+def test_an_answer_that_drips_is_given_up(start: bytes, piece: bytes) -> None:
+    with dripping_server(start, piece) as url:
+        assert "took more than 0.1 seconds, 3 times" in str(refusal(url, fetcher(timeout_seconds=0.1)))
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_the_size_takes_the_header_only() -> None:
 
 def test_a_pixel_limit_names_the_size_and_the_limit() -> None:
     error = refusal_of(encode(gradient(5, 3)), lambda data: size_of(data, max_pixels=14))
-    assert "declares 5 x 3 pixels, more than max_pixels 14" in str(error)
+    assert "declares 5 x 3 pixels, more than max_pixels 14; shrink the picture" in str(error)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sightline import images
 from sightline.fetching import Fetcher
 from sightline.images import ImageError, ImageLimits, ImageStore
 from sightline.types import ImageRef
@@ -34,13 +35,10 @@ def error_of(store: ImageStore, reference: object, folder: Path) -> ImageError:
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are read while the test runs, in order."""
     names: list[str] = []
-    read_bytes = Path.read_bytes
-
-    def read(path: Path) -> bytes:
-        names.append(path.name)
-        return read_bytes(path)
-
-    monkeypatch.setattr(Path, "read_bytes", read)
+    read = images._File.read
+    monkeypatch.setattr(
+        images._File, "read", lambda file, place: (names.append(Path(file.path).name), read(file, place))[1]
+    )
     return names
 
 
@@ -161,7 +159,7 @@ def test_too_many_bytes_are_refused_before_reading_whatever_the_reference(tmp_pa
     for reference in ("a.png", data, url, bare, {"bytes": data}, {"bytes": as_base64(data)}):
         error = error_of(store, reference, tmp_path)
         assert error.kind == "too_large_image"
-        assert "more than max_bytes 1,000" in str(error)
+        assert "more than max_bytes 1,000; shrink the picture" in str(error)
         assert len(str(error)) < 300 + len(str(tmp_path))
 
 
@@ -196,6 +194,37 @@ def test_a_path_is_relative_to_the_data_file_or_absolute_or_a_file_url(tmp_path:
     ):
         assert store.add_reference(reference, base_folder=tmp_path, place=PLACE).width == 5
     assert store.num_images == 1
+
+
+@pytest.mark.parametrize("name", ["c#1.png", "what?.png", "100%.png", "a%20b.png"])
+def test_the_text_after_file_is_a_path_as_it_stands_or_percent_encoded(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(small_png(1))
+    (tmp_path / "c").write_bytes(small_png(2))
+    (tmp_path / "a b.png").write_bytes(small_png(3))
+    store = ImageStore()
+    for reference in (f"file://{tmp_path}/{name}", f"FILE://localhost{tmp_path}/{name}", (tmp_path / name).as_uri()):
+        assert store.encoded(store.add_reference(reference, base_folder=tmp_path, place=PLACE)) == small_png(1)
+
+
+def test_a_file_is_read_no_further_than_its_declared_size() -> None:
+    error = error_of(ImageStore(), "/proc/self/status", Path("/"))  # declares none; others there never end
+    assert error.reason == "image '/proc/self/status' is empty; replace the file"
+
+
+def test_a_named_pipe_that_took_a_files_place_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(small_png())
+    stamp = images._File.stamp
+
+    def stamp_and_replace(file: images._File, place: str) -> tuple[int, int, int]:
+        result = stamp(file, place)
+        (tmp_path / "a.png").unlink()
+        os.mkfifo(tmp_path / "a.png")
+        return result
+
+    monkeypatch.setattr(images._File, "stamp", stamp_and_replace)
+    assert error_of(ImageStore(), "a.png", tmp_path).kind == "missing_image"
 
 
 def test_bytes_data_urls_and_base64_are_held_by_content(tmp_path: Path) -> None:
@@ -243,6 +272,8 @@ def test_a_path_that_begins_like_base64_stays_a_path(tmp_path: Path, path: str) 
         ({"url": "https://example.org/cat.png"}, "remote_image", "set data.allow_urls=true"),
         ("s3://bucket/cat.png", "remote_image", "can't be reached by s3"),
         ("file://server/cat.png", "remote_image", "another host"),
+        ("file://[::1/cat.png", "remote_image", "another host"),
+        ("file:///nowhere/a%20b.png", "missing_image", "'/nowhere/a b.png' was not found"),
         ("nowhere/cat.png", "missing_image", "nowhere/cat.png' was not found"),
         ("nowhere.zip/cat.png", "missing_image", "nowhere.zip/cat.png' was not found"),
         ("", "missing_image", "empty"),

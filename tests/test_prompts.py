@@ -266,7 +266,7 @@ def test_training_problems_that_are_held_out_too_give_one_warning_with_their_pla
     training, heldout, others = (
         load_prompts(inputs, DataConfig(path=_write(tmp_path, problems, name)), max_response_tokens=8)
         for name, problems in (
-            ("train", ["How many dots?", "Which colour?", "How  MANY dots?"]),
+            ("train", ["How many dots?", "Which colour?", "How  many dots? "]),
             ("heldout", ["How many dots?", "Which shape?"]),
             ("others", ["Where?"]),
         )

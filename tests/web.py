@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,6 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     num_declared: int | None = None  # content length; None: the true one
     is_chunked: bool = False
-    seconds_per_byte: float = 0.0
 
 
 class WebServer:
@@ -68,6 +68,25 @@ def local_server() -> ThreadingHTTPServer:
     return ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
 
 
+@contextmanager
+def dripping_server(start: bytes, piece: bytes) -> Iterator[str]:
+    """The address of a server that sends `start`, then for a second `piece` every 10 ms, then closes."""
+
+    class Drip(BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # the client had enough
+                self.request.sendall(start)
+                for _ in range(100):
+                    self.request.sendall(piece)
+                    time.sleep(0.01)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/cat.png"
+        server.shutdown()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -94,10 +113,6 @@ class _Handler(BaseHTTPRequestHandler):
                 part = answer.body[start : start + 1000]
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
             self.wfile.write(b"0\r\n\r\n")
-        elif answer.seconds_per_byte:
-            for value in answer.body:
-                self.wfile.write(bytes([value]))
-                time.sleep(answer.seconds_per_byte)
         else:
             self.wfile.write(answer.body)
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from sightline.data.config import DataConfig
 from sightline.data.filters import load_problems
 from sightline.data.rows import BadRow
-from sightline.data.tables import find_tables
-from sightline.data.writing import require_writable, write_problems
-from sightline.errors import DataError
+from sightline.data.writing import refuse_inputs, require_writable, write_problems
 from sightline.images import ImageStore
 
 
@@ -29,17 +27,15 @@ class ConversionReport:
 def convert(config: DataConfig, out: Path) -> ConversionReport:
     """Write the problems that the config's filters leave to `out`, whole or not at all.
 
-    Pictures stay encoded as they are. Raises DataError for another suffix than .jsonl or .parquet, if `out` is a file
+    They are written without system prompt and template, so that a recipe asks both in the same way. Pictures stay
+    encoded as they are. Raises DataError for another suffix than .jsonl or .parquet, if `out` is a file
     that is read here or can't be written, and for data that training would not start with either.
     """
     require_writable(out)
-    _refuse_input(config, out)
+    refuse_inputs(config, out)
     images = ImageStore(allow_urls=config.allow_urls)
-    data = load_problems(config, images)
-    try:
-        num_written = write_problems(out, data.problems, images)
-    except OSError as error:
-        raise DataError(f"{out} can't be written ({error.strerror}); free the place, or name another file") from error
+    data = load_problems(config, images, as_asked=False)
+    num_written = write_problems(out, data.problems, images)
     return ConversionReport(
         out=out,
         num_rows=data.num_rows,
@@ -57,9 +53,3 @@ def conversion_text(report: ConversionReport) -> str:
     lines += [f"  {reason:<18}{num:>8,}  {first_messages[reason]}" for reason, num in report.bad.items()]
     lines += [f"  {name:<18}{num:>8,}  left out by this filter" for name, num in report.left_out.items()]
     return "\n".join(lines)
-
-
-def _refuse_input(config: DataConfig, out: Path) -> None:
-    inputs = [table.path for source in config.all_sources for table in find_tables(source)]
-    if out.resolve() in {path.resolve() for path in (*inputs, *(Path(name).expanduser() for name in config.exclude))}:
-        raise DataError(f"{out} is a file that is read here; name another one to write")

@@ -19,9 +19,8 @@ from pydantic import Field, model_validator
 from sightline.cluster.placement import place_engine
 from sightline.curation.journal import ANSWERED, Journal
 from sightline.data import Candidate, DataConfig, read_data
-from sightline.data.writing import images_folder, require_writable, write_problems
-from sightline.errors import RunError
-from sightline.files import TEMPORARY_PREFIX, remove_temporaries
+from sightline.data.writing import refuse_inputs, require_writable, write_problems
+from sightline.errors import DataError, RunError
 from sightline.images import ImageStore
 from sightline.models.config import ModelConfig
 from sightline.progress import live_line
@@ -167,11 +166,13 @@ def filter_by_pass_rate(data: DataConfig, out: Path, *, model: ModelConfig, conf
     for other bounds, call it again: a batch whose rates are in OUT.rates.jsonl is not asked. An answer is a
     function of seed, problem id and prompt, apart from the rounding of the batch that it is computed in.
 
-    Raises DataError, ModelError or ConfigError for what can't be used, and RunError if `out` is not of an earlier
-    call, or if the model or an option on which answers depend has changed.
+    Raises DataError, and leaves `out` as it is, if no problem is within the bounds. Raises DataError, ModelError or
+    ConfigError for what can't be used, a file that is read here and one that can't be written included, and RunError if
+    `out` is not of an earlier call, or if the model or an option on which answers depend has changed.
     """
     require_writable(out)
     rates_file = rates_path(out)
+    refuse_inputs(data, out, rates_file)
     if out.exists() and not rates_file.exists():
         raise RunError(f"{out} is there and {rates_file.name} is not, so it is of no earlier run; name another OUT")
     scorer = Scorer(config.reward, config.max_response_tokens)
@@ -179,16 +180,26 @@ def filter_by_pass_rate(data: DataConfig, out: Path, *, model: ModelConfig, conf
     prompts = load_prompts(inputs, data, max_response_tokens=config.max_response_tokens)
     rows = _rows(data, inputs.images)
     with Journal(rates_file, identity=_identity(data, model, config)) as journal:
-        _remove_temporaries(out)
         num_answers, seconds = _ask(prompts, journal, inputs=inputs, scorer=scorer, config=config)
         rates = [_recorded(journal, problem) for problem in prompts.problems]
+        report = _report(rates, config, num_rows=prompts.data.num_rows, num_answers=num_answers, seconds=seconds)
+        if not report.num_kept:
+            raise DataError(_nothing_kept(report, config, rates_file))
         kept = (
             replace(row, metadata={**row.metadata, **rate.columns()})
             for row, rate in zip((rows[problem.id] for problem in prompts.problems), rates, strict=True)
             if _verdict(rate, config) == "kept"
         )
         write_problems(out, kept, inputs.images)
-    return _report(rates, config, num_rows=prompts.data.num_rows, num_answers=num_answers, seconds=seconds)
+    return report
+
+
+def _nothing_kept(report: PassRateReport, config: PassRateConfig, rates_file: Path) -> str:
+    return (
+        f"no problem is within {config.low:g}..{config.high:g}: {report.num_too_easy} are too easy, "
+        f"{report.num_too_hard} too hard, {report.num_unscored} unscored; name other bounds, which asks nothing again, "
+        f"for the rates stay in {rates_file}"
+    )
 
 
 def _rows(data: DataConfig, images: ImageStore) -> dict[str, Problem]:
@@ -288,13 +299,6 @@ def _name_of(model: ModelConfig) -> str:
             with path.open("rb") as file:
                 digest.update(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode())
     return f"{folder.resolve().name} ({digest.hexdigest()[:12]})"
-
-
-def _remove_temporaries(out: Path) -> None:
-    """Delete what a killed call left half written; the folder's other files are not ours."""
-    for temporary in out.parent.glob(f"{TEMPORARY_PREFIX}{'?' * 12}-{out.name}"):
-        temporary.unlink()
-    remove_temporaries(images_folder(out))
 
 
 def _verdict(rate: _PassRate, config: PassRateConfig) -> str:

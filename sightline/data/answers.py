@@ -16,23 +16,25 @@ The kind "count" is never told, only declared: by its form a count is a number.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from decimal import Decimal
+from typing import TypeGuard, cast
 
 from sightline.data.choices import (
     begins_with_letter,
     checked_letters,
     choices_in,
     json_or_none,
-    letter_of,
     written_letter,
 )
 from sightline.data.content import checked_text, shown, type_name
-from sightline.data.mathematics import is_expression, is_number
+from sightline.data.mathematics import is_count, is_expression, is_number
 from sightline.data.rows import Columns, RowError
 from sightline.types import AnswerKind
 
+GOLD_COLUMNS = ("answer", "ground_truth", "label")
+"""Columns that hold golds where a format has another for worked responses."""
 _ANSWER_TAG = re.compile(r"</?answer>")
 _FENCE = re.compile(r"```[a-z]*\n(.*)\n[ \t]*```", re.DOTALL)
 _WRAPPING_SIGNS = ("$", "\\", "<")  # a text without any is bare
@@ -55,17 +57,22 @@ class Gold:
 
 
 def gold_text(value: object, name: str = "answer") -> str:
-    """A gold answer as text: numbers, true and false as JSON writes them, so 3 and 3.0 stay different."""
+    """A gold answer as text: numbers, true and false as JSON writes them, so 3 and 3.0 stay different.
+
+    A decimal of parquet is written with all its digits.
+    """
     if value is None:
         raise RowError("missing_answer", f"{name} is missing; give the gold answer as text or a number")
     if isinstance(value, str):
         if not value.strip():
             raise RowError("missing_answer", f"{name} {value!r} is empty; give the gold answer")
         return checked_text(value, name)
-    if isinstance(value, float) and not math.isfinite(value):
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise RowError("missing_answer", f"{name} is {value}, not a finite number; give the gold answer")
     if isinstance(value, bool | int | float):
         return json.dumps(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
     raise RowError("wrong_type", f"{name} is {type_name(value)}; it must be text, a number, true or false")
 
 
@@ -92,13 +99,13 @@ def read_gold(
 ) -> Gold:
     """The gold answers of a column: text, a number, a list of either, a box or a list of boxes.
 
-    A list of exactly four numbers is one box. `kind` is what the row declares. With `choices` the answers become
-    letters; without, the options that `question` names are taken if the answers are letters. Raises RowError, also for
-    a letter beyond the options.
+    `kind` is what recipe or row declares. Unless it says otherwise, a list of exactly four numbers is one box, and with
+    `choices` the answers become letters; without, the options that `question` names are taken if the answers are
+    letters. Raises RowError, also for a letter beyond the options.
     """
     if _is_blank(value):
         return Gold(answers=(), choices=choices)
-    texts = _texts(value, column)
+    texts = _texts(value, kind, column)
     answers = tuple(unwrap_gold(text) for text in texts)
     if not all(answer.strip() for answer in answers):
         return Gold(answers=(), choices=choices, original={column: value})
@@ -108,7 +115,14 @@ def read_gold(
     return Gold(answers=answers, choices=choices, original={} if answers == texts else {column: value})
 
 
-def read_worked(value: object, column: str, *, kind: AnswerKind | None = None, question: str = "") -> Gold:
+def read_worked(
+    value: object,
+    column: str,
+    *,
+    kind: AnswerKind | None = None,
+    choices: tuple[str, ...] = (),
+    question: str = "",
+) -> Gold:
     r"""As `read_gold`, from a column that may hold a worked response: reasoning that ends in its answer.
 
     The answer is the last complete `<answer>...</answer>`, or else the last `\boxed{}` within other text; the response
@@ -116,8 +130,8 @@ def read_worked(value: object, column: str, *, kind: AnswerKind | None = None, q
     """
     answer = answer_in(value, column) if isinstance(value, str) else None
     if answer is None:
-        return read_gold(value, column, kind=kind, question=question)
-    gold = read_gold(answer, column, kind=kind, question=question)
+        return read_gold(value, column, kind=kind, choices=choices, question=question)
+    gold = read_gold(answer, column, kind=kind, choices=choices, question=question)
     return Gold(answers=gold.answers, choices=gold.choices, solution=checked_text(str(value), column))
 
 
@@ -167,14 +181,18 @@ def answer_kind_of(answers: Sequence[str], choices: Sequence[str]) -> AnswerKind
 
 
 def check_answers(answers: Sequence[str], kind: AnswerKind, choices: Sequence[str]) -> None:
-    """Raises RowError for a choice that is not the letter of an option, and for a box that is none."""
+    """Raises RowError for an answer that is not of its kind; expressions and texts may be anything."""
     for answer in answers:
-        if kind == "choice" and choices and (len(answer) != 1 or written_letter(answer, choices) is None):
-            raise RowError("wrong_choice", f"answer is {shown(answer)}, the letter of none of {len(choices)} options")
         if kind == "box":
             box_text(answer)
-        if kind == "boxes":
+        elif kind == "boxes":
             boxes_text(answer)
+        elif kind == "choice" and not _is_letter(answer, choices):
+            what = f"the letter of none of {len(choices)} options" if choices else "no letter; give its choices"
+            raise RowError("wrong_choice", f"answer is {shown(answer)}, {what}")
+        elif kind in _TESTS and not _TESTS[kind](answer):
+            reason = f"answer is {shown(answer)}, no {kind}; correct it, or set another answer_kind"
+            raise RowError("wrong_answer", reason)
 
 
 def is_box(value: object) -> bool:
@@ -221,13 +239,15 @@ def _is_blank(value: object) -> bool:
     return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
-def _texts(value: object, column: str) -> tuple[str, ...]:
-    if _four_numbers(value) is not None:
+def _texts(value: object, kind: AnswerKind | None, column: str) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, list | tuple | Mapping):
+        return (gold_text(value, column),)
+    if kind in (None, "box") and _four_numbers(value) is not None:
         return (box_text(value, column),)
-    is_list_of_boxes = isinstance(value, list | tuple) and all(
+    is_list_of_boxes = _four_numbers(value) is not None or all(
         isinstance(part, list | tuple | Mapping) for part in cast("Sequence[object]", value)
     )
-    return (boxes_text(value, column),) if is_list_of_boxes else gold_texts(value, column)
+    return (boxes_text(value, column),) if kind in (None, "boxes") and is_list_of_boxes else gold_texts(value, column)
 
 
 def _as_letters(
@@ -258,28 +278,37 @@ def _as_boxes(answer: str, kind: AnswerKind | None, column: str) -> str:
 
 def _kind_of(answer: str, choices: Sequence[str]) -> AnswerKind:
     text = answer.strip()
-    if choices or (len(text) == 1 and letter_of(text, ())):
+    if choices or _is_letter(text, ()):
         return "choice"
-    if text.casefold().removesuffix(".") in ("yes", "no"):
+    if _is_yes_or_no(text):
         return "yes_no"
-    stated = _stated(text)
-    if is_box(stated):
-        return "box"
-    if isinstance(stated, list) and stated:
-        boxes = cast("list[object]", stated)
-        if all(is_box(box) for box in boxes):
+    if text.startswith(("[", "{", "```")):
+        stated = _stated(text)
+        if is_box(stated):
+            return "box"
+        if isinstance(stated, list) and stated and all(map(is_box, cast("list[object]", stated))):
             return "boxes"
     if is_number(text):
         return "number"
     return "expression" if is_expression(text) else "text"
 
 
+def _is_letter(answer: str, choices: Sequence[str]) -> bool:
+    text = answer.strip()
+    return len(text) == 1 and written_letter(text, choices) is not None
+
+
+def _is_yes_or_no(answer: str) -> bool:
+    return answer.strip().casefold().removesuffix(".") in ("yes", "no")
+
+
 def _stated(value: object) -> object:
     """What a text says as JSON, perhaps within a code fence; a text that is no JSON list or object as it is."""
     if not isinstance(value, str):
         return value
-    fenced = _FENCE.fullmatch(value.strip())
-    text = fenced[1] if fenced else value.strip()
+    text = value.strip()
+    if text.startswith("```") and (fenced := _FENCE.fullmatch(text)):
+        text = fenced[1]
     known = json_or_none(text) if text.startswith(("[", "{")) else None
     return value if known is None else known
 
@@ -291,12 +320,21 @@ def _four_numbers(value: object) -> list[int | float] | None:
         return next((_four_numbers(mapping[key]) for key in _BOX_KEYS if mapping.get(key) is not None), None)
     if not isinstance(value, list | tuple):
         return None
-    numbers = [
-        number
-        for number in cast("Sequence[object]", value)
-        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
-    ]
-    return numbers if len(numbers) == 4 == len(cast("Sequence[object]", value)) else None
+    numbers = cast("Sequence[object]", value)
+    return (
+        [number for number in numbers if _is_finite(number)]
+        if len(numbers) == 4 and all(map(_is_finite, numbers))
+        else None
+    )
+
+
+def _is_finite(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _last_answer(text: str) -> str | None:
@@ -344,3 +382,6 @@ def _closing_brace(text: str, start: int) -> int | None:
                 return index
         index += 1
     return None
+
+
+_TESTS: Mapping[AnswerKind, Callable[[str], bool]] = {"number": is_number, "count": is_count, "yes_no": _is_yes_or_no}

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from sightline.data.content import checked_text, shown, type_name
-from sightline.data.rows import RowError
+from sightline.data.rows import Columns, RowError
 
+CHOICE_COLUMNS = ("choices", "options")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _MAX_UNKNOWN_CHOICES = 10  # MMMU-Pro's, the most that a common set has
 
@@ -18,6 +19,7 @@ _STYLE_OF_END = {".": "dot", "．": "dot", "、": "dot", ":": "colon", "：": "c
 _LETTER = re.compile(r"[(（]?([A-Z])[.．、:：)）]{0,2}")
 _LETTER_START = re.compile(r"\s*[(（]?[A-Z](?:[.．、:：)）]|\s*\Z)")
 _LETTER_AND_TEXT = re.compile(r"(?:[(（]([A-Z])[)）]|([A-Z])[.．、:：)）])(.+)", re.DOTALL)
+_LETTER_ALONE = re.compile(r"(?<![A-Z])[A-Z](?![A-Z])")
 _SPACES = re.compile(r"\s+")
 
 _PYTHON_ITEM = re.compile(r"""\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")\s*(,\s*\]|,|\])""", re.DOTALL)
@@ -67,12 +69,35 @@ def given_choices(value: object, name: str) -> tuple[str, ...]:
     return tuple(_option(option, f"{name}[{index}]") for index, option in enumerate(options))
 
 
-def without_letters(choices: Sequence[str]) -> tuple[str, ...]:
-    """The options without the letters before them, if each has its own: "A. 12", "B. 13"."""
-    matches = [_LETTER_AND_TEXT.fullmatch(choice.strip()) for choice in choices]
-    if all(match and (match[1] or match[2]) == _LETTERS[index] for index, match in enumerate(matches)):
-        return tuple(match[3].strip() for match in matches if match)
-    return tuple(choices)
+def choices_of(columns: Columns) -> tuple[str, ...]:
+    """The options in a row's `choices`, or else in its `options`, without letters before them."""
+    column = next((name for name in CHOICE_COLUMNS if columns.get(name)), None)
+    return () if column is None else _without_letters(given_choices(columns[column], column))
+
+
+def told_choice_columns(columns: Columns, choices: Sequence[str]) -> set[str]:
+    """The columns of options that `choices` tells whole; any other way of writing them is for metadata to keep."""
+    return {name for name in CHOICE_COLUMNS if name in columns and columns[name] in ([], list(choices))}
+
+
+def states_choices(question: str, choices: Sequence[str]) -> bool:
+    """Whether a question lists its options: as `choices_in` finds them, or each text and each letter alone."""
+    if len(choices_in(question)) == len(choices):
+        return True
+    letters = set(_LETTER_ALONE.findall(question.upper()))
+    return letters.issuperset(_LETTERS[: len(choices)]) and all(choice.strip() in question for choice in choices)
+
+
+def with_choices(question: str, choices: Sequence[str]) -> str:
+    """The question with its options below, as "A. cat", unless it lists them."""
+    if not choices or states_choices(question, choices):
+        return question
+    return f"{question}\n{lettered(choices)}"
+
+
+def lettered(choices: Sequence[str]) -> str:
+    """The options with their letters, one a line."""
+    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(_LETTERS, choices, strict=False))
 
 
 def letter_of(answer: str, choices: Sequence[str]) -> str | None:
@@ -147,6 +172,14 @@ def json_or_none(text: str) -> object:
         return json.loads(text, strict=False)
     except (ValueError, RecursionError):
         return None
+
+
+def _without_letters(choices: Sequence[str]) -> tuple[str, ...]:
+    """The options without the letters before them, if each has its own: "A. 12", "B. 13"."""
+    matches = [_LETTER_AND_TEXT.fullmatch(choice.strip()) for choice in choices]
+    if all(match and (match[1] or match[2]) == _LETTERS[index] for index, match in enumerate(matches)):
+        return tuple(match[3].strip() for match in matches if match)
+    return tuple(choices)
 
 
 def _option_texts(text: str, run: list[re.Match[str]]) -> tuple[str, ...]:

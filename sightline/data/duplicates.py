@@ -46,8 +46,8 @@ class Leakage:
 def problem_key(problem: Problem, by: Sameness) -> bytes | None:
     """16 bytes that are the same for problems that are the same; None: it has no such part, so is like no other.
 
-    The text is that of all user turns, without image marks; letter case, Unicode's compatible forms and white space
-    do not count, punctuation does. Pictures count in their order.
+    The text is that of all user turns, without image marks, and the choices; white space does not count, punctuation
+    and letter case do, for X and x may be two numbers. Pictures count in their order.
     """
     return _key("" if by == "images" else _plain_text(problem), problem, by)
 
@@ -123,7 +123,7 @@ def _key(text: str, problem: Problem, by: Sameness) -> bytes | None:
     digests = [] if by == "text" else [image.digest for image in problem.images]
     if not text and not digests:
         return None
-    content = " ".join(digests) + "\n" + text  # neither digests nor a text with plain white space hold a line end
+    content = " ".join(digests) + "\n" + text  # digests hold no line end
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=_KEY_BYTES).digest()
 
 
@@ -134,6 +134,9 @@ def _plain_text(problem: Problem) -> str:
         if message.role == "user"
         for part in message.content
     )
-    text = unicodedata.normalize("NFKC", " ".join(parts)).casefold()
-    # Casefolding takes some letters apart, such as a Greek iota with two accents.
-    return " ".join(_IMAGE_MARK.sub(" ", unicodedata.normalize("NFKC", text)).split())
+    lines = [" ".join(parts), *problem.choices]
+    return "\n".join(_plain_line(line) for line in lines)
+
+
+def _plain_line(text: str) -> str:
+    return " ".join(_IMAGE_MARK.sub(" ", unicodedata.normalize("NFC", text)).split())

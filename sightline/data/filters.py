@@ -30,8 +30,10 @@ class LoadedData:
     left_out: Mapping[str, int] = field(default_factory=dict[str, int])  # good rows that a filter left out, by filter
 
 
-def load_problems(config: DataConfig, images: ImageStore) -> LoadedData:
+def load_problems(config: DataConfig, images: ImageStore, *, as_asked: bool = True) -> LoadedData:
     """Read the problems of a config's sources; their pictures go to `images`.
+
+    They have the config's system prompt and template, or without `as_asked` what the rows say.
 
     Raises DataError, in one line, if a source is missing, empty or of an unknown format, if no row is usable,
     and, with on_bad_row "stop", if any row is bad. With "skip" one warning counts the bad rows by reason.
@@ -45,8 +47,11 @@ def load_problems(config: DataConfig, images: ImageStore) -> LoadedData:
         raise DataError(f"{_where(config)}: the filters leave no problem ({_counted(left_out)}); loosen one of them")
     if left_out:
         _LOGGER.info("%s: left out %s", _where(config), _counted(left_out))
+    problems = [each.problem for each in candidates]
+    if as_asked:
+        problems = [asked(each.problem, config.all_sources[each.source_number]) for each in candidates]
     return LoadedData(
-        problems=tuple(asked(each.problem, config.all_sources[each.source_number]) for each in candidates),
+        problems=tuple(problems),
         source_numbers=tuple(each.source_number for each in candidates),
         bad_rows=bad_rows,
         num_rows=len(results),

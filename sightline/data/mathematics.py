@@ -9,7 +9,6 @@ _LATEX_SIGNS = (
     (re.compile(r"\\([%$])"), r"\1"),
     (re.compile(r"\\(?:text|mathrm|rm)\s*\{([^{}\\]*)\}"), r"\1"),
     (re.compile(r"\\[,;:! ]|~"), " "),
-    (re.compile(r"\s+"), " "),
 )
 
 _UNITS = (
@@ -21,6 +20,7 @@ _UNITS = (
 _POWER = r"(?:[²³]|\^?\{?[23]\}?\^?)?"
 _UNIT = rf"(?:(?:square |cubic |sq |平方|立方)?(?:{_UNITS}){_POWER})"
 _DECIMAL = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+_COUNT = re.compile(r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.0*)?")
 _NUMBER = re.compile(rf"[+\-−]? ?[$€£¥]? ?[+\-−]?{_DECIMAL} ?{_UNIT}?\.?")
 _TRAILING_UNIT = re.compile(rf"(?<=[0-9)}}\]π ]){_UNIT}$")
 
@@ -47,12 +47,17 @@ def is_number(text: str) -> bool:
     return len(text) <= _MAX_CHARS and _NUMBER.fullmatch(_plain(text)) is not None
 
 
+def is_count(text: str) -> bool:
+    """Whether a text is a whole number without a unit, perhaps written as 3.0."""
+    return _COUNT.fullmatch(text.strip()) is not None
+
+
 def is_expression(text: str) -> bool:
     """Whether a text is mathematics without words, but neither a number nor a range, ratio, time or date."""
-    if len(text) > _MAX_CHARS or is_number(text):
+    if len(text) > _MAX_CHARS:
         return False
     plain = _plain(text)
-    if _UNDONE_SUM.fullmatch(plain):
+    if _NUMBER.fullmatch(plain) or _UNDONE_SUM.fullmatch(plain):
         return False
     plain = _TRAILING_UNIT.sub("", plain)
     without_commands = _COMMAND.sub(r"\\", _ENVIRONMENT.sub(r"\\", plain))
@@ -62,6 +67,7 @@ def is_expression(text: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    for sign, plain in _LATEX_SIGNS:
-        text = sign.sub(plain, text)
-    return text.strip()
+    if any(sign in text for sign in "\\^~"):
+        for sign, plain in _LATEX_SIGNS:
+            text = sign.sub(plain, text)
+    return " ".join(text.split())

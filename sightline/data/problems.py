@@ -80,17 +80,20 @@ def _plain(value: object) -> object:
 
     Raises RowError for half a surrogate pair.
     """
-    if isinstance(value, str):
-        return checked_text(value, "a column")
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    if isinstance(value, Mapping):
-        items = cast("Mapping[object, object]", value).items()
-        return {checked_text(str(key), "a column's name"): _plain(part) for key, part in items}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in cast("Sequence[object]", value)]
-    return str(value)
+    match value:
+        case str():
+            return checked_text(value, "a column")
+        case float():
+            plain = value if math.isfinite(value) else None
+        case None | bool() | int():
+            plain = value
+        case bytes():
+            plain = base64.b64encode(value).decode()
+        case Mapping():
+            items = cast("Mapping[object, object]", value).items()
+            plain = {checked_text(str(key), "a column's name"): _plain(part) for key, part in items}
+        case list() | tuple():
+            plain = [_plain(part) for part in cast("Sequence[object]", value)]
+        case _:
+            plain = str(value)
+    return plain

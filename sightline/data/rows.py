@@ -23,6 +23,7 @@ RowProblem = Literal[
     "missing_problem",
     "missing_answer",
     "wrong_type",
+    "wrong_answer",
     "wrong_image_tags",
     "wrong_choice",
     "wrong_box",
@@ -99,7 +100,8 @@ class Schema:
 
     about: str  # one line: whose format, and its columns
     recognises: Callable[[Columns], bool]  # by names and types of columns
-    read: Callable[[Columns], Draft]  # raises RowError
+    read: Callable[[Columns, AnswerKind | None], Draft]
+    """Raises RowError. The kind is what the recipe declares all gold answers to be; None: as the row says."""
     needs: tuple[str, ...]  # columns without which no row can be read
 
 

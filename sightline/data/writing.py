@@ -4,15 +4,26 @@ JSON lines have their pictures beside them, under their content hash; parquet ha
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sightline.data.config import DataConfig, SourceConfig
+from sightline.data.tables import find_tables
 from sightline.errors import DataError
-from sightline.files import json_line, temporary_sibling, without_nan, write_bytes_atomic
+from sightline.files import (
+    TEMPORARY_PREFIX,
+    json_line,
+    remove_temporaries_of,
+    temporary_sibling,
+    without_nan,
+    write_bytes_atomic,
+)
 from sightline.images import ImageStore
 from sightline.types import ImageRef, Message, Problem
 
@@ -27,6 +38,7 @@ _SUFFIX_OF_START = {
     b"II": ".tif",
     b"MM": ".tif",
 }
+_PICTURE_NAME = re.compile(rf"(?:{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{12}}-)?[0-9a-f]{{32}}\.[a-z]+")
 _PART = pa.struct([("type", pa.string()), ("text", pa.string())])
 _COLUMNS = pa.schema(
     [
@@ -63,7 +75,7 @@ def problem_as_row(problem: Problem, image_paths: Mapping[str, str]) -> dict[str
 
 def write_image(folder: Path, images: ImageStore, ref: ImageRef) -> Path:
     """Put a picture's bytes under its content hash into `folder`, unless they are there; gives the file."""
-    paths = {suffix: folder / f"{ref.digest[:32]}{suffix}" for suffix in _SUFFIX_OF_START.values()}
+    paths = {suffix: folder / f"{_picture_name(ref)}{suffix}" for suffix in _SUFFIX_OF_START.values()}
     for path in paths.values():
         if path.exists():  # asked first: many rows may show the picture, and reading it takes longer
             return path
@@ -77,26 +89,42 @@ def write_image(folder: Path, images: ImageStore, ref: ImageRef) -> Path:
 def write_problems(out: Path, problems: Iterable[Problem], images: ImageStore) -> int:
     """Write problems to a new .jsonl or .parquet file, whole or not at all; gives the number of rows.
 
-    The pictures of `rows.jsonl` go to the folder `rows.images` beside it. Raises DataError for another suffix.
+    The pictures of `rows.jsonl` go to the folder `rows.images` beside it, those of rows it no longer holds go away.
+    Raises DataError for another suffix, and if the file can't be written.
     """
     require_writable(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_sibling(out)
+    if out.suffix.lower() == ".parquet":
+        with _replacing(out) as temporary:
+            return _write_parquet(temporary, problems, images)
+    were_there = set(written_pictures(out))
+    shown: set[str] = set()
     try:
-        if out.suffix.lower() == ".parquet":
-            num_rows = _write_parquet(temporary, problems, images)
-        else:
-            num_rows = _write_lines(temporary, (row_line(problem, out, images) for problem in problems))
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with _replacing(out) as temporary:
+            num_rows = _write_lines(temporary, _lines(problems, out, images, shown))
+    except BaseException:
+        _remove_pictures(set(written_pictures(out)) - were_there, images)
+        raise
+    _remove_pictures({path for path in written_pictures(out) if path.stem not in shown}, images)
     return num_rows
 
 
 def require_writable(out: Path) -> None:
-    """Raises DataError unless the suffix is that of a format that is written."""
+    """Raises DataError unless the suffix is that of a format that is written, and if there is a folder of that name."""
     if out.suffix.lower() not in (".jsonl", ".parquet"):
         raise DataError(f"{out} has the suffix {out.suffix!r}; write to a .jsonl or a .parquet file")
+    if out.is_dir():
+        raise DataError(f"{out} can't be written (it is a folder); name another file")
+
+
+def refuse_inputs(config: DataConfig, *outs: Path) -> None:
+    """Raises DataError if a file to be written is one that `config` reads: rows, `exclude`, an archive of pictures."""
+    sources = (*config.all_sources, *(SourceConfig(path=name) for name in config.exclude))
+    read = [table.path for source in sources for table in find_tables(source)]
+    read += [Path(source.image_folder).expanduser() for source in sources if source.image_folder is not None]
+    resolved = {path.resolve() for path in read}
+    for out in outs:
+        if out.resolve() in resolved:
+            raise DataError(f"{out} is a file that is read here; name another one to write")
 
 
 def images_folder(out: Path) -> Path:
@@ -104,11 +132,53 @@ def images_folder(out: Path) -> Path:
     return out.with_name(f"{out.stem}.images")
 
 
+def written_pictures(out: Path) -> list[Path]:
+    """What has a picture's content hash for its name in `images_folder(out)`, parts that a kill left included."""
+    folder = images_folder(out)
+    return [path for path in folder.iterdir() if _PICTURE_NAME.fullmatch(path.name)] if folder.is_dir() else []
+
+
 def row_line(problem: Problem, out: Path, images: ImageStore) -> str:
     """A problem as one line of `out`; its pictures are written first."""
     folder = images_folder(out)
     paths = {ref.digest: f"{folder.name}/{write_image(folder, images, ref).name}" for ref in problem.images}
     return json_line(problem_as_row(problem, paths))
+
+
+@contextmanager
+def _replacing(out: Path) -> Generator[Path]:
+    """A file to write, which takes the place of `out` unless something is raised. Raises DataError for OSErrors."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove_temporaries_of(out)
+        temporary = temporary_sibling(out)
+        try:
+            yield temporary
+            temporary.replace(out)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise DataError(f"{out} can't be written ({reason}); free the place, or name another file") from error
+
+
+def _lines(problems: Iterable[Problem], out: Path, images: ImageStore, shown: set[str]) -> Iterator[str]:
+    """The lines of `out`; `shown` gets the names of their pictures."""
+    for problem in problems:
+        shown.update(_picture_name(ref) for ref in problem.images)
+        yield row_line(problem, out, images)
+
+
+def _remove_pictures(paths: Set[Path], images: ImageStore) -> None:
+    """Delete pictures, but none that `images` reads: rows of another file may show what lies in our folder."""
+    if not paths:
+        return
+    read = {path.resolve() for path in images.files()}
+    for path in paths:
+        if path.resolve() not in read:
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # it still holds pictures
+        next(iter(paths)).parent.rmdir()
 
 
 def _write_lines(file: Path, lines: Iterable[str]) -> int:
@@ -141,7 +211,7 @@ def _groups(problems: Iterable[Problem]) -> Iterator[list[Problem]]:
 def _parquet_row(problem: Problem, images: ImageStore) -> dict[str, object]:
     row = problem_as_row(problem, {ref.digest: "" for ref in problem.images})
     pictures = [images.encoded(ref) for ref in problem.images]
-    paths = [f"{ref.digest[:32]}{_suffix(data)}" for ref, data in zip(problem.images, pictures, strict=True)]
+    paths = [f"{_picture_name(ref)}{_suffix(data)}" for ref, data in zip(problem.images, pictures, strict=True)]
     return {
         **row,
         "images": [{"bytes": data, "path": path} for data, path in zip(pictures, paths, strict=True)],
@@ -170,6 +240,10 @@ def _message_as_plain(message: Message) -> dict[str, object]:
             {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.content
         ],
     }
+
+
+def _picture_name(ref: ImageRef) -> str:
+    return ref.digest[:32]
 
 
 def _suffix(data: bytes) -> str:

@@ -209,6 +209,16 @@ def knows_all(asked: Asked) -> Says:
     return completion(rewrite_of(asked) if asked.is_rewrite else answer_to(asked))
 
 
+def four_fates(asked: Asked) -> Says:
+    """Card 1 gets no rewrite, card 2 one with another answer, card 3 mostly wrong answers, the others pass."""
+    number = card_number(asked)
+    if asked.is_rewrite:
+        texts = {1: "no JSON", 2: rewrite_of(asked, answer="7")}
+        return completion(texts.get(number) or rewrite_of(asked))
+    is_wrong = number == 3 and asked.body["seed"] % 8 != 0
+    return completion(answer_to(asked, "8") if is_wrong else answer_to(asked))
+
+
 def _question(number: int) -> str:
     return f"What number is on card {number}?"
 

@@ -156,12 +156,12 @@ def test_filters_act_and_the_report_says_what_was_left_out_and_why(tmp_path: Pat
     assert " ".join(lines[2].split()) == "keep level 1 left out by this filter"
 
 
-def test_the_template_is_applied_only_if_it_is_given(tmp_path: Path) -> None:
+def test_rows_are_written_as_they_are_and_not_as_the_recipe_asks_them(tmp_path: Path) -> None:
     source = write_source(tmp_path, {"problem": "How many?", "answer": 2})
-    convert(DataConfig(path=str(source)), tmp_path / "plain.jsonl")
-    convert(DataConfig(path=str(source), prompt_template="{problem} Think."), tmp_path / "asked.jsonl")
-    texts = [problems_of(tmp_path / name)[0].messages[0].content for name in ("plain.jsonl", "asked.jsonl")]
-    assert texts == [("How many?",), ("How many? Think.",)]
+    config = DataConfig(path=str(source), prompt_template="{problem} Think.", system_prompt="Be brief.")
+    convert(config, tmp_path / "plain.jsonl")
+    (problem,) = problems_of(tmp_path / "plain.jsonl")
+    assert [message.content for message in problem.messages] == [("How many?",)]
 
 
 def test_bad_rows_stop_a_conversion_or_are_skipped_as_configured(tmp_path: Path) -> None:
@@ -191,10 +191,23 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     source = write_source(tmp_path, {"problem": "How many?", "answer": 2})
     (tmp_path / "taken").write_text("a file")
     (tmp_path / "folder.jsonl").mkdir()
-    for out in (tmp_path / "taken" / "out.jsonl", tmp_path / "folder.jsonl"):
-        with pytest.raises(DataError, match=r"\.jsonl can't be written \(.*\); free the place, or name another file"):
+    for out, told in (
+        (tmp_path / "taken" / "out.jsonl", r"\(.*\); free the place, or name another file"),
+        (tmp_path / "folder.jsonl", r"\(it is a folder\); name another file"),
+    ):
+        with pytest.raises(DataError, match=rf"\.jsonl can't be written {told}"):
             convert(DataConfig(path=str(source)), out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "folder.jsonl", "source.jsonl", "taken"]
+
+
+def test_what_a_killed_conversion_left_goes_with_the_next(tmp_path: Path) -> None:
+    source = write_source(tmp_path, {"problem": "How many?", "answer": 2, "image": "a.png"})
+    left = tmp_path / "out.images" / f".tmp-0123456789ab-{'0' * 32}.png"
+    left.parent.mkdir()
+    for path in (left, tmp_path / ".tmp-0123456789ab-out.jsonl"):
+        path.write_text("half")
+    convert(DataConfig(path=str(source)), tmp_path / "out.jsonl")
+    assert [path.name for path in tmp_path.rglob(".*")] == []
 
 
 def test_another_suffix_is_refused_before_anything_is_read(tmp_path: Path) -> None:

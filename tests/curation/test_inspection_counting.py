@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from sightline.curation.inspection.counting import (
+    _answers_differ,  # pyright: ignore[reportPrivateUsage]
     answer_figures,
     column_figures,
     has_picture_tag,
@@ -110,7 +111,7 @@ def test_repetitions_are_counted_by_text_and_by_pictures_and_the_first_is_named(
     cat, dog = picture(10, 10), picture(20, 20)
     problems = [
         problem("How many?", "2", images=(cat,), place="row 1"),
-        problem("How  MANY?", "2", images=(cat,), place="row 2"),
+        problem("How  many?", "2", images=(cat,), place="row 2"),
         problem("How many?", "3", images=(dog,), place="row 3"),
         problem("Which?", "a cat", images=(cat,), place="row 4"),
     ]
@@ -127,6 +128,36 @@ def test_a_repetition_with_none_of_the_first_answers_contradicts_it() -> None:
     figures = repetition_figures([first, same, other, unanswered])
     assert (figures.num_same_problem, figures.num_contradicting) == (3, 1)
     assert figures.contradiction == "row 3 says '3', row 1 says '2 or two'"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("0.5", ".50"), ("0.5", "1/2"), ("3", "3.0"), ("1,000", "1000"), ("3e0", "3"), ("Yes.", "yes"), ("-2", "\u22122")],
+)
+def test_the_same_answer_written_differently_contradicts_nothing_and_counts_as_one(one: str, other: str) -> None:
+    problems = [problem("How much?", one), problem("How much?", other), problem("How many?", "x")]
+    assert repetition_figures(problems).num_contradicting == 0
+    (top, _) = answer_figures(problems).kinds["text"].most_frequent
+    assert (top.answer, top.num_problems) == (one, 2)
+    assert answer_figures(problems).guess_share == 2 / 3
+
+
+@pytest.mark.parametrize(("one", "other"), [("1/2", "1/3"), ("1,2", "12"), ("1/0", "0"), ("9" * 5000, "8" * 5000)])
+def test_other_answers_contradict(one: str, other: str) -> None:
+    problems = [problem("How much?", one), problem("How much?", other)]
+    assert repetition_figures(problems).num_contradicting == 1
+
+
+def test_choices_in_another_order_are_compared_by_the_texts_behind_the_letters() -> None:
+    first = problem("Which animal?", "A", kind="choice", choices=("cat", "dog"))
+    turned, wrong = replace(first, answers=("B",), choices=("dog", "cat")), replace(first, choices=("dog", "cat"))
+    assert [_answers_differ(first, each) for each in (turned, wrong)] == [False, True]
+
+
+def test_letters_are_compared_where_only_one_says_what_they_stand_for() -> None:
+    first = problem("Which?\nA. cat\nB. dog", "A", kind="choice", choices=("cat", "dog"))
+    same, other = replace(first, choices=()), replace(first, choices=(), answers=("B",))
+    assert [_answers_differ(first, each) for each in (same, other)] == [False, True]
 
 
 def test_columns_are_told_by_their_types_and_numbers_by_their_spread() -> None:
@@ -160,5 +191,5 @@ def test_other_tags_and_pictures_that_are_shown_are_none() -> None:
 
 def test_choices_of_which_none_stands_in_the_question_are_told() -> None:
     assert has_unstated_choices(problem("Which animal?", "A", choices=("cat", "dog")))
-    assert not has_unstated_choices(problem("A cat or a dog?", "A", choices=("cat", "dog")))
+    assert not has_unstated_choices(problem("Which? A. cat B. dog", "A", choices=("cat", "dog")))
     assert not has_unstated_choices(problem("How many?", "2"))

@@ -53,7 +53,7 @@ def test_repeated_and_contradicting_rows_are_told_with_their_places(tmp_path: Pa
             "A picture tag left in the text, which shows nothing: 1 problem",
         ),
         (
-            {"problem": "Which?", "answer": "A", "choices": ["cat", "dog"]},
+            {"messages": [{"role": "user", "content": "Which?"}], "answers": ["A"], "choices": ["cat", "dog"]},
             "Choices that the question doesn't state: 1 problem",
         ),
         (

@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -89,9 +90,23 @@ def test_everything_that_the_data_says_is_escaped(tmp_path: Path) -> None:
     assert attribute in page.text
 
 
-def test_a_lone_surrogate_in_metadata_is_written_as_a_question_mark(tmp_path: Path) -> None:
+def test_half_a_character_in_metadata_is_a_bad_row_that_page_and_json_can_tell(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "cats.jsonl", b'{"problem": "a", "answer": "b", "note": "x\\ud83dy"}\n')
-    assert "x?y" in write_page(inspected(file), tmp_path).text
+    data = inspected(file)
+    assert "not_utf8" in write_page(data, tmp_path).text
+    assert b"not_utf8" in json.dumps(data.inspection.as_json(), ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("name", ["cats.jsonl", "known.jsonl", "link.html"])
+def test_a_file_that_was_inspected_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    row = {"problem": "Why?", "answer": 1}
+    file, known = write_rows(tmp_path / "cats.jsonl", row), write_rows(tmp_path / "known.jsonl", row)
+    (tmp_path / "link.html").symlink_to(file)
+    data = inspect_data(DataConfig(path=str(file)), against=[str(known)])
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(DataError, match=f"{name} is a file that is read here; name another one to write"):
+        write_inspection_page(data, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == before
 
 
 def test_a_prompt_is_shown_as_its_tokens_say_it(tmp_path: Path, tiny_folders: dict[str, Path]) -> None:

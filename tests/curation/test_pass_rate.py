@@ -194,7 +194,7 @@ def test_other_bounds_ask_nothing_and_need_no_engine(
 
 
 def test_the_rates_of_all_problems_stay_beside_the_kept_ones(engine: ScriptedEngine, filter_rows: Filter) -> None:
-    filter_rows(low=0.9)
+    filter_rows(low=0.9, high=1)
     entries = [json.loads(line) for line in filter_rows.rates.read_text().splitlines()]
     assert [(entry["data"]["id"], entry["data"]["pass_rate"]) for entry in entries[1:]] == [
         ("p0", 0.0),
@@ -271,7 +271,10 @@ def test_a_batch_that_was_written_in_part_is_completed_without_repetition(filter
 @pytest.mark.usefixtures("engine")
 def test_what_a_killed_call_left_half_written_is_cleared_away(filter_rows: Filter) -> None:
     folder = filter_rows.out.parent
-    rows, picture = folder / ".tmp-0123456789ab-kept.jsonl", folder / "kept.images" / ".tmp-0123456789ab-1.png"
+    rows, picture = (
+        folder / ".tmp-0123456789ab-kept.jsonl",
+        folder / "kept.images" / f".tmp-0123456789ab-{'1' * 32}.png",
+    )
     foreign = folder / ".tmp-0123456789ab-theirs.jsonl"
     picture.parent.mkdir()
     for path in (rows, picture, foreign):
@@ -282,17 +285,42 @@ def test_what_a_killed_call_left_half_written_is_cleared_away(filter_rows: Filte
 
 @pytest.mark.usefixtures("engine")
 def test_a_file_of_another_origin_is_not_written_over(filter_rows: Filter) -> None:
-    filter_rows.out = filter_rows.source
-    with pytest.raises(RunError, match=r"source\.rates\.jsonl is not, so it is of no earlier run; name another OUT"):
+    filter_rows.out.write_text("mine")
+    with pytest.raises(RunError, match=r"kept\.rates\.jsonl is not, so it is of no earlier run; name another OUT"):
         filter_rows()
-    assert len(filter_rows.source.read_text().splitlines()) == 5
+    assert filter_rows.out.read_text() == "mine"
 
 
-@pytest.mark.usefixtures("engine")
-def test_no_problem_within_the_bounds_leaves_an_empty_file(filter_rows: Filter) -> None:
+@pytest.mark.parametrize("name", ["kept.jsonl", "kept.rates.jsonl"])
+def test_what_is_read_is_not_written_whatever_an_earlier_call_left(
+    engine: ScriptedEngine, filter_rows: Filter, name: str
+) -> None:
     filter_rows()
-    assert filter_rows(low=0.3, high=0.4).num_kept == 0
-    assert filter_rows.out.read_bytes() == b""
+    filter_rows.source = filter_rows.out.with_name(name)
+    before = filter_rows.source.read_bytes()
+    with pytest.raises(DataError, match=f"{name} is a file that is read here"):
+        filter_rows(low=0, high=0)
+    assert filter_rows.source.read_bytes() == before
+
+
+def test_no_problem_within_the_bounds_is_refused_and_the_rates_stay(
+    engine: ScriptedEngine, filter_rows: Filter
+) -> None:
+    with pytest.raises(DataError, match=r"no problem is within 0\.3\.\.0\.4: 3 are too easy, 2 too hard, 0 unscored; "):
+        filter_rows(low=0.3, high=0.4)
+    assert not filter_rows.out.exists()
+    assert filter_rows(low=0.5, high=0.5).num_answers == 0
+    kept = filter_rows.out.read_bytes()
+    with pytest.raises(DataError, match="other bounds"):
+        filter_rows(low=0.3, high=0.4)
+    assert filter_rows.out.read_bytes() == kept
+
+
+def test_a_folder_of_that_name_is_refused_before_anything_is_asked(engine: ScriptedEngine, filter_rows: Filter) -> None:
+    filter_rows.out.mkdir()
+    with pytest.raises(DataError, match=r"kept\.jsonl can't be written \(it is a folder\)"):
+        filter_rows()
+    assert engine.asked == []
 
 
 @pytest.mark.usefixtures("engine")

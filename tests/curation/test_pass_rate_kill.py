@@ -11,6 +11,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from sightline.curation import pass_rate
 from sightline.curation.pass_rate import PassRateConfig, filter_by_pass_rate
 from sightline.data import DataConfig
@@ -25,6 +27,7 @@ from tests.curation.scripted_engine import ScriptedEngine
 NUM_PROBLEMS = 40
 NUM_KILLS = 10
 BATCH = 4
+SECONDS_A_BATCH = 0.005
 
 
 def right_now_and_then(prompt: Prompt, index: int, sampling: Sampling) -> str:
@@ -42,7 +45,7 @@ def test_killed_at_ten_random_moments_and_resumed_is_as_undisturbed(
     inputs = load_inputs(model)
 
     def run(folder: Path) -> None:
-        engine = ScriptedEngine(right_now_and_then, log=folder / "asked", seconds=0.005)
+        engine = ScriptedEngine(right_now_and_then, log=folder / "asked", seconds=SECONDS_A_BATCH)
         pass_rate.load_inputs = lambda model, allow_urls: replace(inputs, images=ImageStore())
         pass_rate.place_engine = lambda inputs, max_sequences: engine
         config = PassRateConfig(num_samples=4, max_response_tokens=8, problems_per_batch=BATCH, low=0.3, high=0.7)
@@ -50,23 +53,35 @@ def test_killed_at_ten_random_moments_and_resumed_is_as_undisturbed(
 
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
-    begun = time.monotonic()
     assert run_forked(partial(run, undisturbed)) == 0
-    seconds = time.monotonic() - begun
     moments = random.Random(0)
     num_killed = 0
-    for number in range(NUM_KILLS):
+    for number in range(5 * NUM_KILLS):
         folder = tmp_path / f"killed_{number}"
         folder.mkdir()
-        moment = seconds * (number + moments.random()) / NUM_KILLS
-        num_killed += run_forked(partial(run, folder), kill_after=moment) == -signal.SIGKILL
+        # In each tenth of the work once, at any point of the batch under way.
+        num_lines = int(NUM_PROBLEMS * (num_killed + moments.random()) / NUM_KILLS)
+        kill = partial(wait_for_lines, folder / "kept.rates.jsonl", num_lines, moments.uniform(0, SECONDS_A_BATCH))
+        num_killed += run_forked(partial(run, folder), before_kill=kill) == -signal.SIGKILL
         assert run_forked(partial(run, folder)) == 0
         assert files(folder) == files(undisturbed)
         assert_only_one_batch_was_asked_twice(folder / "asked")
-    assert num_killed >= NUM_KILLS // 2
+        if num_killed == NUM_KILLS:
+            return
+    pytest.fail(f"only {num_killed} children were killed before they had finished")
 
 
-def run_forked(work: Callable[[], None], *, kill_after: float | None = None) -> int:
+def wait_for_lines(path: Path, num_lines: int, seconds: float) -> None:
+    """Until a file of that many lines is there, and some seconds more."""
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up:
+        if path.exists() and path.read_bytes().count(b"\n") >= num_lines:
+            break
+        time.sleep(0.0005)
+    time.sleep(seconds)
+
+
+def run_forked(work: Callable[[], None], *, before_kill: Callable[[], None] | None = None) -> int:
     """The exit code of a child that does `work`; minus the signal's number if one ended it."""
     pid = os.fork()
     if pid == 0:
@@ -76,8 +91,8 @@ def run_forked(work: Callable[[], None], *, kill_after: float | None = None) -> 
             exit_code = 0
         finally:
             os._exit(exit_code)
-    if kill_after is not None:
-        time.sleep(kill_after)
+    if before_kill is not None:
+        before_kill()
         os.kill(pid, signal.SIGKILL)  # not reaped yet, so the pid is still the child's
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

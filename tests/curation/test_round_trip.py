@@ -61,6 +61,8 @@ def problems(draw: st.DrawFn) -> Problem:
     of_kind = {
         "choice": st.sampled_from("ABCDE"[: len(choices)] or "A").map(lambda letter: [letter]),
         "none": st.just([]),
+        "number": st.lists(st.integers().map(str), min_size=1, max_size=3),
+        "yes_no": st.sampled_from([["yes"], ["No"], ["no", "No"]]),
     }
     answers = draw(of_kind.get(kind, st.lists(texts, min_size=1, max_size=3)))
     system = draw(st.lists(texts, max_size=1))

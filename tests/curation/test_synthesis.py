@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from sightline.curation.synthesis.config import SynthesisConfig
-from sightline.curation.synthesis.synthesize import SynthesisSummary, synthesize
+from sightline.curation.synthesis.synthesize import SynthesisSummary, summary_text, synthesize
 from sightline.data import DataConfig, load_problems
-from sightline.errors import ConfigError, RunError
+from sightline.errors import RunError
 from sightline.images import ImageStore
 from sightline.types import Message, Problem
 from tests.curation.scripted_server import (
@@ -24,6 +24,7 @@ from tests.curation.scripted_server import (
     cards,
     completion,
     failure,
+    four_fates,
     knows_all,
     rewrite_of,
 )
@@ -110,17 +111,8 @@ def test_every_call_has_its_own_seed_the_models_name_and_its_options(tmp_path: P
         assert options == common | extra
 
 
-def _four_fates(asked: Asked) -> Says:
-    number = card_number(asked)
-    if asked.is_rewrite:
-        texts = {1: "no JSON", 2: rewrite_of(asked, answer="7")}
-        return completion(texts.get(number) or rewrite_of(asked))
-    is_wrong = number == 3 and asked.body["seed"] % 8 != 0
-    return completion(answer_to(asked, "8") if is_wrong else answer_to(asked))
-
-
 def test_each_rejected_row_has_its_reason_and_is_as_it_was(tmp_path: Path) -> None:
-    with ScriptedServer(_four_fates) as server:
+    with ScriptedServer(four_fates) as server:
         summary = _run(server, tmp_path / "out.jsonl", num_problems=4, num_samples=4)
     assert summary.rejected_by_reason == {"unparseable": 1, "disagrees_with_original": 1, "low_agreement": 1}
     assert (summary.num_accepted, summary.num_rejected) == (1, 3)
@@ -239,17 +231,6 @@ def test_a_picture_of_many_rows_is_written_once(tmp_path: Path) -> None:
     assert [row["images"] for row in _rows(tmp_path / "out.jsonl")] == [[f"out.images/{picture.name}"]] * 2
 
 
-def test_only_the_first_so_many_problems_are_worked_on_and_later_the_rest(tmp_path: Path) -> None:
-    with ScriptedServer(knows_all) as server:
-        images = ImageStore()
-        problems = cards(5, images)
-        config = _config(server, num_samples=1, num_problems=2)
-        first = synthesize(problems, images, tmp_path / "out.jsonl", config=config)
-        assert (first.num_problems, len(server.asked)) == (2, 4)
-        second = synthesize(problems, images, tmp_path / "out.jsonl", config=_config(server, num_samples=1))
-        assert (second.num_problems, len(server.asked)) == (5, 10)
-
-
 def test_tokens_and_cost_are_added_up_over_all_runs(tmp_path: Path) -> None:
     prices = {"price_per_million_input_tokens": 2.0, "price_per_million_output_tokens": 10.0}
     with ScriptedServer(knows_all) as server:
@@ -281,6 +262,32 @@ def test_a_limit_stops_asking_and_raising_it_goes_on_from_there(tmp_path: Path) 
         assert (len(server.asked), summary.num_accepted, summary.stopped_by) == (12, 6, None)
 
 
+def test_a_question_that_tells_its_answer_is_asked_for_again(tmp_path: Path) -> None:
+    def tells(asked: Asked) -> Says:
+        number = card_number(asked)
+        return completion(rewrite_of(asked, question=f"What is on card {number}? (gold was {1000 + number})"))
+
+    with ScriptedServer(tells) as server:
+        summary = _run(server, tmp_path / "out.jsonl", num_problems=1, num_attempts=2)
+    assert (summary.rejected_by_reason, len(server.asked)) == ({"unparseable": 1}, 2)
+    verdict = _rows(tmp_path / "out.rejected.jsonl")[0]["metadata"]["synthesis"]
+    assert verdict["detail"] == "question tells the answer"
+
+
+def test_the_summary_counts_what_is_unfinished_and_leaves_the_reason_to_stopped_by(tmp_path: Path) -> None:
+    with ScriptedServer(knows_all) as server:
+        stopped = _run(server, tmp_path / "out.jsonl", num_samples=1, concurrency=1, max_total_tokens=300)
+    lines = summary_text(stopped).splitlines()
+    assert lines[0] == "3 problems: 1 accepted, 0 rejected, 2 unfinished"
+    assert not any("go on" in line or "goes on" in line for line in lines)
+
+
+def test_a_limit_that_is_reached_with_the_last_call_stops_nothing(tmp_path: Path) -> None:
+    with ScriptedServer(knows_all) as server:
+        summary = _run(server, tmp_path / "out.jsonl", num_samples=1, concurrency=1, max_total_tokens=660)
+    assert (summary.num_unfinished, summary.stopped_by) == (0, None)
+
+
 def test_a_cost_limit_stops_likewise(tmp_path: Path) -> None:
     prices = {"price_per_million_input_tokens": 10_000.0, "price_per_million_output_tokens": 0.0}  # 1 a call
     with ScriptedServer(knows_all) as server:
@@ -296,27 +303,6 @@ def test_a_limit_that_can_not_be_kept_ends_the_run(tmp_path: Path) -> None:
     ):
         _run(server, tmp_path / "out.jsonl", max_total_tokens=1000, concurrency=1)
     assert len(server.asked) == 1
-
-
-def test_a_second_run_asks_nothing_and_writes_the_same_files(tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    with ScriptedServer(_four_fates) as server:
-        _run(server, out, num_problems=4)
-        num_asked = len(server.asked)
-        before = {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
-        summary = _run(server, out, num_problems=4)
-        assert len(server.asked) == num_asked
-    assert summary.num_calls_this_run == 0
-    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.jsonl")} == before
-
-
-def test_other_bounds_of_agreement_are_applied_to_the_replies_that_are_there(tmp_path: Path) -> None:
-    out = tmp_path / "out.jsonl"
-    with ScriptedServer(_four_fates) as server:
-        assert _run(server, out, num_problems=4).num_accepted == 1
-        num_asked = len(server.asked)
-        assert _run(server, out, num_problems=4, min_agreement=0.0).num_accepted == 2
-        assert len(server.asked) == num_asked
 
 
 @pytest.mark.parametrize(
@@ -337,29 +323,6 @@ def test_options_that_change_replies_are_refused_for_the_same_out(
         with pytest.raises(RunError, match=named):
             _run(server, tmp_path / "out.jsonl", num_problems=1, **changes)
         assert len(server.asked) == num_asked
-
-
-def test_a_row_that_changed_is_asked_anew(tmp_path: Path) -> None:
-    images = ImageStore()
-    problems = cards(2, images)
-    with ScriptedServer(knows_all) as server:
-        synthesize(problems, images, tmp_path / "out.jsonl", config=_config(server))
-        changed = Problem(id="card-0", messages=problems[1].messages, answers=problems[1].answers)
-        synthesize([changed, problems[1]], images, tmp_path / "out.jsonl", config=_config(server))
-    assert len(server.asked) == 15
-
-
-def test_a_file_of_no_earlier_run_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl").write_text("mine\n")
-    with ScriptedServer(knows_all) as server, pytest.raises(RunError, match=r"it is of no earlier run; name another"):
-        _run(server, tmp_path / "out.jsonl")
-    assert (tmp_path / "out.jsonl").read_text() == "mine\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
-
-
-def test_another_suffix_is_refused(tmp_path: Path) -> None:
-    with ScriptedServer(knows_all) as server, pytest.raises(ConfigError, match=r"suffix '\.parquet'"):
-        _run(server, tmp_path / "out.parquet")
 
 
 def test_one_refused_request_rejects_its_row_and_the_others_go_on(tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ def test_a_server_that_is_not_there_ends_the_run_and_nothing_counts_as_paid(tmp_
         synthesize(cards(9, images), images, tmp_path / "out.jsonl", config=config)
     failed = [entry["data"] for entry in _journal(tmp_path / "out.jsonl") if entry["kind"] == "failed"]
     assert {entry["is_possibly_paid"] for entry in failed} == {False}
+    assert [path.name for path in tmp_path.iterdir()] == ["out.journal.jsonl"]
 
 
 def test_a_success_between_failures_keeps_the_run_going(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_a_success_between_failures_keeps_the_run_going(tmp_path: Path) -> None:
     with ScriptedServer(every_other) as server:
         summary = _run(server, tmp_path / "out.jsonl", 10, num_retries=0, max_consecutive_failures=2, concurrency=1)
     assert (summary.num_accepted, summary.num_unfinished) == (5, 5)
-    assert summary.stopped_by == "5 calls failed after all retries; run the same command to make them again"
+    assert summary.stopped_by == "5 calls failed after all retries; the same command makes them again"
 
 
 def test_no_more_calls_are_under_way_than_allowed(tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_a_key_that_no_header_takes_is_refused_without_telling_it(
     with ScriptedServer(knows_all) as server, pytest.raises(ConfigError) as error:
         _run(server, tmp_path / "out.jsonl")
     assert str(error.value) == f"the key in {KEY_VARIABLE} holds a character that no HTTP header takes; set it again"
-    assert not (tmp_path / "out.jsonl").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_key_none_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def _script(asked: Asked) -> Says:
     return completion(text, delay=pace.uniform(0.005, 0.03))
 
 
+def _slowly(asked: Asked) -> Says:
+    """As `_script`, with calls under way at any moment."""
+    return replace(_script(asked), delay_seconds=0.1)
+
+
 def _synthesize(base_url: str, out: Path) -> SynthesisSummary:
     images = ImageStore()
     config = SynthesisConfig(
@@ -67,7 +73,7 @@ def _synthesize(base_url: str, out: Path) -> SynthesisSummary:
 
 def _synthesize_until_interrupted(base_url: str, out: Path) -> None:
     with contextlib.suppress(KeyboardInterrupt):
-        _synthesize(base_url, out)
+        out.with_name("stopped_by").write_text(str(_synthesize(base_url, out).stopped_by))
 
 
 def _start(base_url: str, out: Path) -> BaseProcess:
@@ -81,6 +87,18 @@ def _wait_until(server: ScriptedServer, num_finished: int, process: BaseProcess)
     while len(server.finished) < num_finished and process.is_alive():
         assert time.monotonic() < give_up
         time.sleep(0.001)
+
+
+def _wait_until_asked(server: ScriptedServer, num_asked: int) -> None:
+    give_up = time.monotonic() + 30
+    while len(server.asked) < num_asked:
+        assert time.monotonic() < give_up
+        time.sleep(0.001)
+
+
+def _send(number: signal.Signals, process: BaseProcess) -> None:
+    assert process.pid is not None
+    os.kill(process.pid, number)
 
 
 def _journal(out: Path) -> list[dict[str, Any]]:
@@ -119,22 +137,20 @@ def test_killed_at_ten_random_moments_nothing_is_lost_and_nothing_asked_twice(
     files, num_calls = undisturbed
     out = tmp_path / "out.jsonl"
     moments = random.Random(4)
-    num_before_kills: list[int] = []
     with ScriptedServer(_script) as server:
-        for kill_number in range(NUM_KILLS):
+        for _ in range(NUM_KILLS):
             recorded, num_asked = _recorded_digests(out), len(server.asked)
             process = _start(server.base_url, out)
-            _wait_until(server, (kill_number + 1) * num_calls // (NUM_KILLS + 2), process)
-            time.sleep(moments.uniform(0, 0.03))
+            _wait_until(server, len(server.finished) + moments.randint(1, num_calls // (2 * NUM_KILLS)), process)
+            time.sleep(moments.uniform(0, 0.02))
             process.kill()
             process.join()
-            num_before_kills.append(len(server.asked) - num_asked)
+            assert process.exitcode == -signal.SIGKILL, "the kill came in the midst of work"
             assert recorded <= _recorded_digests(out), "a recorded reply is lost"
             assert recorded.isdisjoint(asked.digest for asked in server.asked[num_asked:]), "asked again"
         recorded, num_asked = _recorded_digests(out), len(server.asked)
         summary = _synthesize(server.base_url, out)
         assert recorded.isdisjoint(asked.digest for asked in server.asked[num_asked:])
-    assert sum(number > 0 for number in num_before_kills) >= 8, "the kills came in the midst of work"
     assert _outputs(tmp_path) == files
     answered = Counter(entry["key"] for entry in _journal(out) if entry["kind"] == "answered")
     assert set(answered.values()) == {1}
@@ -154,24 +170,51 @@ def test_a_kill_while_files_are_written_leaves_them_whole_and_no_traces(
         # What a kill between writing and renaming leaves; another program's file is none of ours.
         for name in (".tmp-0123456789ab-out.jsonl", ".tmp-0123456789ab-out.rejected.jsonl"):
             (tmp_path / name).write_text("half")
-        (tmp_path / "out.images" / ".tmp-0123456789ab-picture.png").write_text("half")
+        (tmp_path / "out.images" / f".tmp-0123456789ab-{'0' * 32}.png").write_text("half")
         (tmp_path / ".tmp-0123456789ab-other.jsonl").write_text("not ours")
         _synthesize(server.base_url, out)
     assert _outputs(tmp_path) == files
     assert [path.name for path in tmp_path.glob(".tmp-*")] == [".tmp-0123456789ab-other.jsonl"]
 
 
-def test_an_interrupt_writes_what_is_finished(tmp_path: Path, undisturbed: tuple[dict[str, bytes], int]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_at_an_interrupt_calls_under_way_are_recorded_and_what_is_finished_is_written(
+    tmp_path: Path, undisturbed: tuple[dict[str, bytes], int], number: signal.Signals
+) -> None:
     files, num_calls = undisturbed
     out = tmp_path / "out.jsonl"
-    with ScriptedServer(_script) as server:
+    with ScriptedServer(_slowly) as server:
         process = _start(server.base_url, out)
         _wait_until(server, num_calls // 2, process)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGINT)
+        _send(number, process)
         process.join()
+        assert process.exitcode == 0
+        assert (tmp_path / "stopped_by").read_text() == "interrupted; the same command goes on"
+        answered = [entry for entry in _journal(out) if entry["kind"] == "answered"]
+        assert len(server.asked) == len(server.finished) == len(answered) < num_calls
         num_rows = sum(len((tmp_path / name).read_bytes().splitlines()) for name in files if name.endswith(".jsonl"))
         assert 0 < num_rows < NUM_PROBLEMS
+        server.script = _script
+        _synthesize(server.base_url, out)
+    assert len(server.asked) == num_calls
+    assert _outputs(tmp_path) == files
+
+
+def test_a_second_interrupt_does_not_wait_for_calls_under_way(
+    tmp_path: Path, undisturbed: tuple[dict[str, bytes], int]
+) -> None:
+    files, _ = undisturbed
+    out = tmp_path / "out.jsonl"
+    with ScriptedServer(lambda asked: replace(_script(asked), delay_seconds=60.0)) as server:
+        process = _start(server.base_url, out)
+        _wait_until_asked(server, CONCURRENCY)
+        _send(signal.SIGINT, process)
+        process.join(0.5)
+        assert process.is_alive(), "it waits"
+        _send(signal.SIGINT, process)
+        process.join(20)
+        assert process.exitcode == 0
+        server.script = _script
         _synthesize(server.base_url, out)
     assert _outputs(tmp_path) == files
 

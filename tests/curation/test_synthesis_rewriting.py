@@ -12,6 +12,7 @@ from sightline.curation.synthesis.rewriting import (
     is_right,
     read_rewrite,
     rewrite_messages,
+    tells_answer,
 )
 from sightline.types import AnswerKind, ImageRef, Message, Problem
 
@@ -29,8 +30,10 @@ def _reply(**changes: Any) -> str:
     return json.dumps({**GOOD, **changes})
 
 
-def _problem(*answers: str, choices: tuple[str, ...] = (), text: str = "What is it?") -> Problem:
-    kind: AnswerKind = "choice" if choices else "text"
+def _problem(
+    *answers: str, choices: tuple[str, ...] = (), text: str = "What is it?", kind: AnswerKind = "text"
+) -> Problem:
+    kind = "choice" if choices else kind
     message = Message(role="user", content=(text,))
     return Problem(id="1", messages=(message,), answers=answers, answer_kind=kind, choices=choices)
 
@@ -89,6 +92,8 @@ def test_an_object_in_a_fence_amid_text_after_thinking_or_said_twice_is_read(rep
         (_reply(**{**COLOURS, "choices": ["blue"]}), "choices are 1"),
         (_reply(**{**COLOURS, "choices": ["blue", "Blue"]}), "not all different"),
         (_reply(**{**COLOURS, "choices": "red, blue"}), "choices is no list"),
+        (_reply(**{**COLOURS, "choices": ["A", "B12", "D", "C"], "answer": "C"}), "letter of one choice and the text"),
+        (_reply(**{**COLOURS, "question": "Which?\nA. blue\nB. red\nC. green"}), "lists other options than choices"),
         ('{"question": "What is $\\frac{1}{2}$ of it?", "reasoning": "r"}', "control character '\\x0c'"),
         ('{"question": "What is $2 \\times 3$?", "reasoning": "r"}', "control character '\\t'"),
     ],
@@ -112,6 +117,7 @@ def test_a_reply_that_is_no_rewrite_is_refused_with_a_reason(reply: str, reason:
         ({**COLOURS, "answer": "(B)"}, "B"),
         ({**COLOURS, "choices": ["A. red", "B. blue"]}, "B"),
         ({"answer_kind": "choice", "choices": [2, 3], "answer": "B"}, "B"),
+        ({"answer_kind": "choice", "choices": ["A", "B12", "C", "D"], "answer": "C"}, "C"),
     ],
 )
 def test_an_answer_becomes_text_and_a_choice_its_letter(changes: dict[str, Any], answer: str) -> None:
@@ -163,13 +169,19 @@ def test_a_sample_without_an_answer_is_wrong() -> None:
         # both have options: by what stands behind the letters, whatever their order
         (_rewrite("B", choices=("red", "blue")), _problem("A", choices=("blue", "red")), True),
         (_rewrite("B", choices=("red", "blue")), _problem("B", choices=("blue", "red")), False),
-        # only one has: by letter or by text
+        # only one has: likewise, and never by a letter
         (_rewrite("blue"), _problem("A", choices=("blue", "red")), True),
-        (_rewrite("A"), _problem("A", choices=("blue", "red")), True),
+        (_rewrite("A"), _problem("A", choices=("blue", "red")), False),
+        (_rewrite("B"), _problem("B", choices=("4", "5")), False),
         (_rewrite("red"), _problem("A", choices=("blue", "red")), False),
         (_rewrite("B", choices=("3", "4")), _problem("4"), True),
-        (_rewrite("B", choices=("3", "4")), _problem("B"), True),
+        (_rewrite("B", choices=("3", "4")), _problem("B"), False),
         (_rewrite("B", choices=("3", "4")), _problem("3"), False),
+        (_rewrite("C", choices=("A", "B12", "D", "C")), _problem("C"), False),
+        # a choice whose options are not known: a letter is itself, and what was put behind it can't be checked
+        (_rewrite("B"), _problem("B", kind="choice"), True),
+        (_rewrite("B", choices=("3", "4")), _problem("B", kind="choice"), False),
+        (_rewrite("B", choices=("A", "B")), _problem("B", kind="choice"), False),
         (_rewrite("x"), _problem("."), False),
     ],
 )
@@ -177,6 +189,39 @@ def test_a_new_answer_agrees_if_the_grader_takes_it_for_a_gold_one(
     rewrite: Rewrite, problem: Problem, agrees: bool
 ) -> None:
     assert agrees_with_original(rewrite, problem) is agrees
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "kind", "tells"),
+    [
+        ("How many red dots? (gold was 2)", "2", "count", True),
+        ("There are 2.0 red dots. How many?", "2", "number", True),
+        ("How many of 1,000 metres?", "1000", "number", True),
+        ("How many of the 12 dots, 2.5 mm wide, lie in row A2 at -2 degrees?", "2", "number", False),
+        ("Which pet is the Black  cat?", "black cat", "text", True),
+        ("Which of the black cats is it?", "black cat", "text", False),
+        ("How long is it, 12cm or less?", "12 cm", "number", True),
+        (r"Is $\frac{1}{2}$ the share?", r"\frac{1}{2}", "expression", True),
+        ("Which side of a triangle?", "a", "text", False),
+        ("Is it yes or no?", "yes", "yes_no", False),
+    ],
+)
+def test_a_question_tells_an_answer_that_it_holds_as_words_or_as_a_number(
+    question: str, answer: str, kind: AnswerKind, tells: bool
+) -> None:
+    rewrite = Rewrite(question=question, reasoning="R.", answer=answer, answer_kind=kind, choices=())
+    assert tells_answer(rewrite, _problem(answer)) is tells
+
+
+def test_an_answer_that_the_original_question_holds_is_not_told() -> None:
+    rewrite = Rewrite(question="Which of 2 and 3?", reasoning="R.", answer="2", answer_kind="count", choices=())
+    assert not tells_answer(rewrite, _problem("2", text="Is it 2 or 3?"))
+
+
+def test_another_gold_answer_or_the_text_behind_a_gold_letter_is_told_as_well() -> None:
+    rewrite = Rewrite(question="Is it the USA?", reasoning="R.", answer="America", answer_kind="text", choices=())
+    assert tells_answer(rewrite, _problem("America", "USA"))
+    assert tells_answer(rewrite, _problem("B", choices=("UK", "USA")))
 
 
 def test_a_rewrite_is_asked_for_with_pictures_in_place_options_and_gold_answers() -> None:

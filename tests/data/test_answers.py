@@ -1,4 +1,5 @@
 import time
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -22,7 +23,16 @@ from sightline.data.rows import RowError
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(3, "3"), (3.0, "3.0"), (-0.5, "-0.5"), (True, "true"), ("  x = 1 ", "  x = 1 "), (10**30, "1" + "0" * 30)],
+    [
+        (3, "3"),
+        (3.0, "3.0"),
+        (-0.5, "-0.5"),
+        (True, "true"),
+        ("  x = 1 ", "  x = 1 "),
+        (Decimal("3.50"), "3.50"),
+        (Decimal("1E+3"), "1000"),
+        (10**30, "1" + "0" * 30),
+    ],
 )
 def test_a_gold_of_any_plain_type_becomes_text(value: object, text: str) -> None:
     assert gold_text(value) == text
@@ -34,6 +44,7 @@ def test_a_gold_of_any_plain_type_becomes_text(value: object, text: str) -> None
         (None, "missing_answer", "answer is missing; give the gold answer as text or a number"),
         (" \n", "missing_answer", r"answer ' \n' is empty; give the gold answer"),
         (float("nan"), "missing_answer", "answer is nan, not a finite number; give the gold answer"),
+        (Decimal("NaN"), "missing_answer", "answer is NaN, not a finite number; give the gold answer"),
         (float("-inf"), "missing_answer", "answer is -inf, not a finite number; give the gold answer"),
         (["2"], "wrong_type", "answer is a list; it must be text, a number, true or false"),
         ("\ud83d", "not_utf8", "answer holds '\\ud83d', half a character; write the whole one"),
@@ -198,6 +209,8 @@ def test_a_box_has_one_form(value: object, text: str) -> None:
         [3, 2, 1, 4],
         [1, 4, 3, 2],
         [1, 2, 3, float("inf")],
+        [1, 2, 3, 10**400],
+        f"[1, 2, 3, 1{'0' * 400}]",
         "[1, 2, 3, 1e999]",
         "1 2 3 4",
         {"bbox_2d": None},
@@ -265,6 +278,12 @@ def test_a_worked_column_gives_answer_and_solution() -> None:
     [
         ("C", "choice", ("red", "blue"), "wrong_choice"),
         ("blue", "choice", ("red", "blue"), "wrong_choice"),
+        ("the cat", "choice", (), "wrong_choice"),
+        ("cat", "number", (), "wrong_answer"),
+        ("1/2", "number", (), "wrong_answer"),
+        ("3.5", "count", (), "wrong_answer"),
+        ("-1", "count", (), "wrong_answer"),
+        ("true", "yes_no", (), "wrong_answer"),
         ("12", "box", (), "wrong_box"),
         ("[[1, 2]]", "boxes", (), "wrong_box"),
     ],
@@ -277,7 +296,18 @@ def test_an_answer_must_be_of_its_kind(answer: str, kind: str, choices: tuple[st
 
 def test_right_answers_pass_the_check() -> None:
     check_answers(["B"], "choice", ("red", "blue"))
-    check_answers(["the cat"], "choice", ())
+    check_answers(["C"], "choice", ())
+    check_answers(["3", "3.5 cm"], "number", ())
+    check_answers(["3", "3.0", "1,200"], "count", ())
+    check_answers(["Yes", "no."], "yes_no", ())
+    check_answers(["anything"], "text", ())
     check_answers(["[1, 2, 3, 4]"], "box", ())
     check_answers(["[]"], "boxes", ())
     check_answers([], "none", ())
+
+
+def test_a_declared_kind_says_what_a_list_of_four_numbers_is() -> None:
+    assert read_gold([3, 4, 5, 6], "answer", kind="number").answers == ("3", "4", "5", "6")
+    assert read_gold([3, 4, 5, 6], "answer", kind="boxes").answers == ("[[3, 4, 5, 6]]",)
+    assert read_gold([3, 4, 5, 6], "answer", kind="box").answers == ("[3, 4, 5, 6]",)
+    assert read_gold([10**400, 1, 2, 3], "answer").answers == ("1" + "0" * 400, "1", "2", "3")

@@ -1,6 +1,15 @@
 import pytest
 
-from sightline.data.choices import checked_letters, choices_in, given_choices, letter_of, quoted_texts, without_letters
+from sightline.data.choices import (
+    checked_letters,
+    choices_in,
+    choices_of,
+    given_choices,
+    letter_of,
+    quoted_texts,
+    states_choices,
+    with_choices,
+)
 from sightline.data.rows import RowError
 
 
@@ -83,9 +92,36 @@ def test_wrong_options_are_told(value: object, kind: str, part: str) -> None:
 
 
 def test_letters_before_options_are_left_out_if_each_has_its_own() -> None:
-    assert without_letters(["A. red", "(B) blue"]) == ("red", "blue")
-    assert without_letters(["A. red", "blue"]) == ("A. red", "blue")
-    assert without_letters(["B. red", "A. blue"]) == ("B. red", "A. blue")
+    assert choices_of({"choices": ["A. red", "(B) blue"]}) == ("red", "blue")
+    assert choices_of({"choices": ["A. red", "blue"]}) == ("A. red", "blue")
+    assert choices_of({"choices": ["B. red", "A. blue"]}) == ("B. red", "A. blue")
+
+
+def test_an_empty_column_of_options_is_passed_over() -> None:
+    assert choices_of({"choices": [], "options": ["x", "y"]}) == ("x", "y")
+    assert choices_of({"choices": ["a", "b"], "options": ["x", "y"]}) == ("a", "b")
+    assert choices_of({"choices": None}) == ()
+
+
+@pytest.mark.parametrize(
+    ("question", "is_stated"),
+    [
+        ("Which is a mammal?", False),
+        ("Which?\nA. cat\nB. ant", True),
+        ("Which? (A) a cat (B) an ant", True),
+        ("Which? a - cat, b - ant", True),
+        ("Is it a cat or an ant?", False),  # no letter to answer with
+        ("Which of A and B is no cat?", False),
+    ],
+)
+def test_a_question_states_its_options_with_their_letters(question: str, is_stated: bool) -> None:
+    assert states_choices(question, ("cat", "ant")) == is_stated
+
+
+def test_options_are_written_below_a_question_that_does_not_state_them() -> None:
+    assert with_choices("Which is a mammal?", ("cat", "ant")) == "Which is a mammal?\nA. cat\nB. ant"
+    assert with_choices("Which?\nA) cat\nB) ant", ("cat", "ant")) == "Which?\nA) cat\nB) ant"
+    assert with_choices("Which?", ()) == "Which?"
 
 
 @pytest.mark.parametrize(

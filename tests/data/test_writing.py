@@ -1,4 +1,7 @@
+import errno
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -6,11 +9,11 @@ import pytest
 from PIL import Image
 
 from sightline.data import DataConfig, load_problems
-from sightline.data.writing import write_image, write_problems
+from sightline.data.writing import refuse_inputs, write_image, write_problems
 from sightline.errors import DataError
 from sightline.images import ImageStore
 from sightline.types import Message, Problem
-from tests.data.pictures import png
+from tests.data.pictures import png, write_rows
 
 
 def problems_of(store: ImageStore) -> list[Problem]:
@@ -23,7 +26,7 @@ def problems_of(store: ImageStore) -> list[Problem]:
                 Message(role="system", content=("Be brief.",)),
                 Message(role="user", content=("Is ", red, " smaller than ", blue, "?")),
             ),
-            answers=("yes", "true"),
+            answers=("yes", "Yes."),
             answer_kind="yes_no",
             solution="<think>3 < 5</think><answer>yes</answer>",
             source="sizes",
@@ -91,7 +94,7 @@ def test_parquet_shows_its_pictures_to_datasets(tmp_path: Path) -> None:
     pictures = loaded[0]["images"]
     assert [picture.size for picture in pictures] == [(3, 4), (5, 4)]
     assert isinstance(pictures[0], Image.Image)
-    assert loaded[0]["answers"] == ["yes", "true"]
+    assert loaded[0]["answers"] == ["yes", "Yes."]
 
 
 def test_a_picture_that_is_there_is_not_written_again(tmp_path: Path) -> None:
@@ -114,11 +117,109 @@ def test_a_failure_on_the_way_leaves_the_old_file(tmp_path: Path) -> None:
     out = tmp_path / "rows.parquet"
     out.write_bytes(b"old")
 
-    def problems_then_failure() -> object:
+    def problems_then_failure() -> Iterator[Problem]:
         yield from problems_of(store)
         raise RuntimeError("gone")
 
     with pytest.raises(RuntimeError, match="gone"):
-        write_problems(out, problems_then_failure(), store)  # type: ignore[arg-type]
+        write_problems(out, problems_then_failure(), store)
     assert out.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_file_that_is_read_is_not_written(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", {"problem": "Which?", "answer": "3"})
+    write_rows(tmp_path / "known" / "test.jsonl", {"problem": "What?", "answer": "4"})
+    (tmp_path / "pictures.zip").write_bytes(b"PK")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "train.jsonl")
+    config = DataConfig.model_validate(
+        {
+            "path": str(tmp_path / "*.jsonl"),
+            "image_folder": str(tmp_path / "pictures.zip"),
+            "exclude": [str(tmp_path / "known")],
+        }
+    )
+    refuse_inputs(config, tmp_path / "new.jsonl", tmp_path / "new.parquet")
+    for name in ("train.jsonl", "link.jsonl", "known/test.jsonl", "known/../train.jsonl", "pictures.zip"):
+        with pytest.raises(DataError, match=rf"{name} is a file that is read here; name another one to write"):
+            refuse_inputs(config, tmp_path / "new.jsonl", tmp_path / name)
+
+
+def test_pictures_of_rows_that_are_gone_go_too_and_other_files_stay(tmp_path: Path) -> None:
+    store = ImageStore()
+    problems = problems_of(store)
+    out = tmp_path / "rows.jsonl"
+    write_problems(out, problems, store)
+    (tmp_path / "rows.images" / "mine.png").write_bytes(png(7))
+    write_problems(out, problems[1:2], store)
+    (red,) = problems[1].images
+    assert {path.name for path in (tmp_path / "rows.images").iterdir()} == {"mine.png", f"{red.digest[:32]}.png"}
+
+
+def test_pictures_that_the_rows_are_read_from_stay(tmp_path: Path) -> None:
+    """all.jsonl shows what lies in the folder of train.jsonl, which is written anew from a part of it."""
+    store = ImageStore()
+    write_problems(tmp_path / "train.jsonl", problems_of(store), store)
+    (tmp_path / "train.jsonl").rename(tmp_path / "all.jsonl")
+    images = ImageStore()
+    loaded = load_problems(DataConfig(path=str(tmp_path / "all.jsonl")), images)
+    write_problems(tmp_path / "train.jsonl", loaded.problems[2:], images)
+    assert len(load_problems(DataConfig(path=str(tmp_path / "all.jsonl")), ImageStore()).problems) == 3
+
+
+def test_the_last_picture_takes_its_folder_with_it(tmp_path: Path) -> None:
+    store = ImageStore()
+    problems = problems_of(store)
+    write_problems(tmp_path / "rows.jsonl", problems, store)
+    write_problems(tmp_path / "rows.jsonl", problems[2:], store)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_failure_on_the_way_leaves_no_new_picture(tmp_path: Path) -> None:
+    store = ImageStore()
+    problems = problems_of(store)
+    write_problems(tmp_path / "rows.jsonl", problems[1:2], store)
+    before = sorted(tmp_path.rglob("*"))
+
+    def problems_then_failure() -> Iterator[Problem]:
+        yield problems[0]
+        raise RuntimeError("gone")
+
+    with pytest.raises(RuntimeError, match="gone"):
+        write_problems(tmp_path / "rows.jsonl", problems_then_failure(), store)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_place_that_cannot_be_written_is_one_line_and_gets_no_picture(tmp_path: Path, name: str) -> None:
+    store = ImageStore()
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / name).mkdir()
+    before = sorted(tmp_path.iterdir())
+    for out in (tmp_path / "taken" / name, tmp_path / name):
+        with pytest.raises(DataError, match=r"can't be written \([^\n]*\); [^\n]*name another file\Z"):
+            write_problems(out, problems_of(store), store)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_full_disk_is_one_line(tmp_path: Path, name: str) -> None:
+    store = ImageStore()
+
+    def problems() -> Iterator[Problem]:
+        yield problems_of(store)[2]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(DataError, match=rf"{name} can't be written \(No space left on device\)"):
+        write_problems(tmp_path / name, problems(), store)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_call_left_goes_with_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".tmp-0123456789ab-rows.parquet"
+    theirs = tmp_path / ".tmp-notes"
+    for path in (left, theirs):
+        path.write_text("half")
+    store = ImageStore()
+    write_problems(tmp_path / "rows.parquet", problems_of(store), store)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-notes", "rows.parquet"]

@@ -99,7 +99,7 @@ def test_a_data_file_that_is_not_there(commands: CommandServer, recipe: Path) ->
 
 
 def test_a_batch_larger_than_the_data(commands: CommandServer, recipe: Path) -> None:
-    _assert_recipe_refused(commands, recipe, "3 problems", "data set of 2", overrides=["rollout.prompts_per_step=3"])
+    _assert_recipe_refused(commands, recipe, "3 problems", "an epoch of 2", overrides=["rollout.prompts_per_step=3"])
 
 
 def test_an_unknown_key(commands: CommandServer, recipe: Path) -> None:

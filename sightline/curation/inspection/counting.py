@@ -1,11 +1,14 @@
-"""Counts and measures a set of problems; what the figures mean stands in `inspection_figures.py`."""
+"""Counts and measures a set of problems; what the figures mean stands in `figures.py`."""
 
 import math
 import re
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, cast
 
 from sightline.curation.inspection.figures import (
@@ -22,6 +25,7 @@ from sightline.curation.inspection.figures import (
     TokenFigures,
     spread,
 )
+from sightline.data.choices import states_choices
 from sightline.data.duplicates import first_of_each, problem_key
 from sightline.errors import DataError
 from sightline.images import ImageStore
@@ -33,11 +37,14 @@ if TYPE_CHECKING:
 _MAX_EXAMPLE_CHARACTERS = 60
 _MAX_COLUMN_DEPTH = 3
 _PROMPTS_AT_ONCE = 512
-_PLAIN_NUMBER = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?")
+_INTEGER = r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)"
+_PLAIN_NUMBER = re.compile(rf"[+-]?{_INTEGER}(?:\.[0-9]+)?")
+_NUMBER = re.compile(rf"[+-]?(?:(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)(?:e[+-]?[0-9]{{1,3}})?|[0-9]+/0*[1-9][0-9]*)")
+_MAX_NORMAL_CHARACTERS = 100  # longer answers are compared as they are written
 _PICTURE_TAG = re.compile(r"<\|?(?:image|img|image_pad|image_\d+|image \d+)\|?>|<ImageHere>|\[IMG\]")
 
 
-def question_text(problem: Problem) -> str:
+def user_text(problem: Problem) -> str:
     """What the user says, without the pictures."""
     user_parts = (part for message in problem.messages if message.role == "user" for part in message.content)
     return "\n".join(part for part in user_parts if isinstance(part, str))
@@ -45,13 +52,12 @@ def question_text(problem: Problem) -> str:
 
 def has_picture_tag(problem: Problem) -> bool:
     """Whether the text holds a mark for a picture that shows nothing."""
-    return _PICTURE_TAG.search(question_text(problem)) is not None
+    return _PICTURE_TAG.search(user_text(problem)) is not None
 
 
 def has_unstated_choices(problem: Problem) -> bool:
     """Whether a model would have to guess what stands behind the letters."""
-    question = question_text(problem)
-    return bool(problem.choices) and not any(choice.strip() in question for choice in problem.choices)
+    return bool(problem.choices) and not states_choices(user_text(problem), problem.choices)
 
 
 def answer_figures(problems: Sequence[Problem]) -> AnswerFigures:
@@ -75,8 +81,8 @@ def answer_figures(problems: Sequence[Problem]) -> AnswerFigures:
 
 
 def _most_frequent(problems: Sequence[Problem]) -> tuple[FrequentAnswer, ...]:
-    counts: Counter[str] = Counter()
-    written: dict[str, str] = {}
+    counts: Counter[str | Fraction] = Counter()
+    written: dict[str | Fraction, str] = {}
     for problem in problems:
         own = {_normal(answer): answer.strip() for answer in problem.answers}
         counts.update(own.keys())
@@ -92,8 +98,13 @@ def _is_number_as_text(problem: Problem) -> bool:
     return all(_PLAIN_NUMBER.fullmatch(answer.strip()) for answer in problem.answers)
 
 
-def _normal(answer: str) -> str:
-    return answer.strip().casefold()
+def _normal(answer: str) -> str | Fraction:
+    """The same for all that accuracy takes for the same, and for 1/2 and 0.5."""
+    if len(answer) > _MAX_NORMAL_CHARACTERS:
+        return answer.strip().casefold()
+    text = " ".join(unicodedata.normalize("NFKC", answer).casefold().split()).removesuffix(".").rstrip()
+    number = text.replace("\N{MINUS SIGN}", "-")
+    return Fraction(number.replace(",", "")) if _NUMBER.fullmatch(number) else text
 
 
 def repetition_figures(problems: Sequence[Problem]) -> RepetitionFigures:
@@ -123,7 +134,15 @@ def repetition_figures(problems: Sequence[Problem]) -> RepetitionFigures:
 
 
 def _answers_differ(one: Problem, other: Problem) -> bool:
-    return set(map(_normal, one.answers)).isdisjoint(map(_normal, other.answers))
+    return _said(one, other).isdisjoint(_said(other, one))
+
+
+def _said(problem: Problem, other: Problem) -> set[str | Fraction]:
+    """The answers; where both have options, the options' texts, for their order may differ."""
+    if not (problem.choices and other.choices):
+        return set(map(_normal, problem.answers))
+    options = dict(zip(ascii_uppercase, problem.choices, strict=False))
+    return {_normal(options.get(answer.strip().upper(), answer)) for answer in problem.answers}
 
 
 def picture_figures(problems: Sequence[Problem], images: ImageStore) -> PictureFigures:

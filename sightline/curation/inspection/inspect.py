@@ -16,9 +16,9 @@ from sightline.curation.inspection.counting import (
     has_picture_tag,
     has_unstated_choices,
     picture_figures,
-    question_text,
     repetition_figures,
     token_figures,
+    user_text,
 )
 from sightline.curation.inspection.figures import (
     Finding,
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from sightline.prompts import Inputs  # imports torch
 
 MAX_BAD_ROWS_LISTED = 1000
-
-_ROWS_TO_RECOGNISE = 20  # as many as reading looks at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +82,7 @@ class InspectedData:
     problems: tuple[Problem, ...]  # the usable rows as they are asked, with system prompt and template
     images: ImageStore
     inputs: "Inputs | None"  # None: no model was named
+    read: DataConfig  # the data, with what it was compared to in `exclude`
 
 
 def inspect_data(config: DataConfig, *, model: ModelConfig | None = None, against: Sequence[str] = ()) -> InspectedData:
@@ -109,7 +108,8 @@ def inspect_data(config: DataConfig, *, model: ModelConfig | None = None, agains
         sources=_source_figures(config, candidates, bad_rows),
         problems=figures,
     )
-    return InspectedData(inspection=inspection, problems=as_asked, images=images, inputs=inputs)
+    read = config.model_copy(update={"exclude": (*config.exclude, *against)})
+    return InspectedData(inspection=inspection, problems=as_asked, images=images, inputs=inputs, read=read)
 
 
 def _load_inputs(model: ModelConfig | None, *, allow_urls: bool) -> "Inputs | None":
@@ -151,7 +151,7 @@ def _problem_figures(
     roles = [{message.role for message in problem.messages} for problem in problems]
     return ProblemFigures(
         by_source=dict(Counter(problem.source for problem in problems).most_common()),
-        question_characters=spread([len(question_text(problem)) for problem in problems]),
+        question_characters=spread([len(user_text(problem)) for problem in problems]),
         num_with_system_message=sum("system" in of_problem for of_problem in roles),
         num_with_solution=sum(problem.solution is not None for problem in problems),
         num_with_picture_tags=sum(map(has_picture_tag, problems)),

@@ -14,6 +14,7 @@ from sightline.curation.inspection.examples import Example, ExampleMaker, choose
 from sightline.curation.inspection.figures import ColumnFigures, ProblemFigures, Spread
 from sightline.curation.inspection.inspect import InspectedData, Inspection
 from sightline.curation.inspection.text import percent, short_bytes, short_number, without_place
+from sightline.data.writing import refuse_inputs
 from sightline.errors import DataError
 from sightline.files import write_text_atomic
 
@@ -44,8 +45,9 @@ class Panel:
 def write_inspection_page(inspected: InspectedData, out: Path, *, num_examples: int = NUM_EXAMPLES) -> None:
     """Write the figures, the rows that can't be used, and some problems as the model will see them.
 
-    Raises DataError if the file can't be written.
+    Raises DataError if the file can't be written, or is one that was inspected.
     """
+    refuse_inputs(inspected.read, out)
     family = None if inspected.inputs is None else inspected.inputs.family
     maker = ExampleMaker(inspected.images, family)
     examples = [maker.example(problem) for problem in choose_examples(inspected.problems, num_examples)]

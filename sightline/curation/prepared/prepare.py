@@ -20,16 +20,21 @@ from pydantic import ValidationError
 
 from sightline.curation.prepared.known_sets import known_set
 from sightline.curation.prepared.prepared_set import PreparedSet
-from sightline.curation.prepared.published_files import PublishedFiles, published_files, unpacked_rows
+from sightline.curation.prepared.published_files import (
+    PublishedFiles,
+    SourceIdentity,
+    published_files,
+    unpacked_rows,
+)
 from sightline.curation.prepared.survey import ID_IN_SOURCE, Survey, survey
 from sightline.data.config import DataConfig, SourceConfig
 from sightline.data.loading import read_data
 from sightline.data.rows import BadRow
 from sightline.data.source_reader import Candidate
 from sightline.data.tables import find_tables
-from sightline.data.writing import images_folder, write_problems
-from sightline.errors import DataError, RunError
-from sightline.files import TEMPORARY_PREFIX, read_json_object, remove, remove_temporaries, write_json_atomic
+from sightline.data.writing import write_problems, written_pictures
+from sightline.errors import ConfigError, DataError, RunError
+from sightline.files import read_json_object, remove, remove_temporaries_of, temporary_sibling, write_json_atomic
 from sightline.images import ImageStore
 from sightline.section import Section
 from sightline.types import Problem
@@ -48,6 +53,8 @@ class Card(Section):
     """Of the hub's repository; null for a local copy."""
     source_sha256: str
     """Of the published files with rows."""
+    pictures_identity: str | None
+    """Of the archive or folder of pictures beside the rows: a hash of names, sizes and times; null: there is none."""
     licence: str
     num_rows: int
     num_usable: int
@@ -69,6 +76,11 @@ class Card(Section):
     rows_sha256: str
     sightline_version: str
 
+    @property
+    def identity(self) -> SourceIdentity:
+        """Of what it was made from."""
+        return SourceIdentity(commit=self.commit, rows_sha256=self.source_sha256, pictures=self.pictures_identity)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedReport:
@@ -87,7 +99,7 @@ class PreparedReport:
             section["system_prompt"] = self.card.system_prompt
         if self.chosen.keep:
             section["keep"] = {name: list(bounds) for name, bounds in self.chosen.keep.items()}
-        return yaml.safe_dump({"data": section}, sort_keys=False, allow_unicode=True, width=1_000_000)
+        return yaml.dump({"data": section}, Dumper=_RecipeDumper, sort_keys=False, allow_unicode=True, width=1_000_000)
 
 
 def prepare(
@@ -108,24 +120,28 @@ def prepare(
     `accept_num_rows`, and more bad rows than `max_bad_fraction` of all.
     """
     chosen = known_set(name)
-    out.mkdir(parents=True, exist_ok=True)
+    if not 0 <= max_bad_fraction <= 1:
+        raise ConfigError(f"--max-bad-fraction is {max_bad_fraction:g}; give a share from 0 to 1")
+    limits = _Limits(chosen=chosen, max_bad_fraction=max_bad_fraction, accept_num_rows=accept_num_rows)
+    path = out / f"{name}.jsonl"
     with _alone_in(out):
-        remove_temporaries(out)
-        path = out / f"{name}.jsonl"
+        for written in (path, _card_path(path), _scratch_name(path)):
+            remove_temporaries_of(written)
         card = _valid_card(path)
-        if card is not None and source is None and card.commit == revision and _COMMIT.fullmatch(revision or ""):
-            return PreparedReport(chosen=chosen, card=card, path=path, was_there=True)
+        is_named = source is None and chosen.pictures is None and _COMMIT.fullmatch(revision or "") is not None
+        if card is not None and is_named and card.commit == revision:
+            return _report_of_card(limits, card, path)
         files = published_files(chosen, source=source, images=images, revision=revision)
-        source_sha256 = files.sha256()
-        if card is not None and (card.commit, card.source_sha256) == (files.commit, source_sha256):
-            return PreparedReport(chosen=chosen, card=card, path=path, was_there=True)
-        scratch = out.absolute() / f"{TEMPORARY_PREFIX}{name}"
+        identity = files.identity()
+        if card is not None and card.identity == identity:
+            return _report_of_card(limits, card, path)
+        scratch = temporary_sibling(_scratch_name(path))
         scratch.mkdir()
         try:
-            made = _convert(chosen, files, path, scratch, max_bad_fraction, accept_num_rows)
+            made = _convert(limits, files, path, scratch)
         finally:
             remove(scratch)
-        card = _card(chosen, files, source_sha256, path, made)
+        card = _card(chosen, identity, path, made)
         write_json_atomic(_card_path(path), card.model_dump())
         return PreparedReport(chosen=chosen, card=card, path=path, was_there=False)
 
@@ -140,37 +156,82 @@ def prepared_text(report: PreparedReport) -> str:
     return "\n".join([*lines, f"  licence: {card.licence}", "", report.recipe.rstrip()])
 
 
+class _RecipeDumper(yaml.SafeDumper):
+    """Writes a text of several lines in double quotes, where a line break is one."""
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None)
+
+
+_RecipeDumper.add_representer(str, _RecipeDumper.represent_text)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Limits:
+    """What is refused, of rows that are read now as of those that an earlier call has read."""
+
+    chosen: PreparedSet
+    max_bad_fraction: float
+    accept_num_rows: bool
+
+    def check_num_rows(self, num_rows: int) -> None:
+        """Raises DataError for another number of rows than expected."""
+        expected = self.chosen.num_rows
+        if self.accept_num_rows or expected is None or expected.low <= num_rows <= expected.high:
+            return
+        raise DataError(
+            f"{self.chosen.name}: the source has {num_rows:,} rows, not {expected} ({expected.why}); fetch it again if "
+            "it is incomplete, name an older commit with --revision if it has changed, or say --accept-num-rows"
+        )
+
+    def check_bad_rows(self, bad: Mapping[str, int], num_rows: int, *, messages: Sequence[str]) -> None:
+        """Raises DataError, with the first of `messages`, for too many bad rows or no good one."""
+        num_bad = sum(bad.values())
+        if num_bad <= self.max_bad_fraction * num_rows and num_bad < num_rows:
+            return
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in bad.items())
+        raise DataError(
+            f"{self.chosen.name}: {num_bad:,} of {num_rows:,} rows can't be used, more than "
+            f"{self.max_bad_fraction:.1%} ({counts}); the first: {messages[0]} (or raise --max-bad-fraction)"
+        )
+
+
+def _report_of_card(limits: _Limits, card: Card, path: Path) -> PreparedReport:
+    """The report on what an earlier call has made, perhaps with other limits."""
+    limits.check_num_rows(card.num_rows)
+    limits.check_bad_rows(card.bad, card.num_rows, messages=card.first_bad_rows)
+    return PreparedReport(chosen=limits.chosen, card=card, path=path, was_there=True)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Made:
     """The outcome of a conversion."""
 
     found: Survey
     answer_kinds: Mapping[str, int]
-    bad_rows: Sequence[BadRow]  # their messages without this machine's folders
+    bad: Mapping[str, int]
+    messages: Sequence[str]  # of the bad rows, without this machine's folders
     num_images: int
 
 
-def _convert(
-    chosen: PreparedSet,
-    files: PublishedFiles,
-    path: Path,
-    scratch: Path,
-    max_bad_fraction: float,
-    accept_num_rows: bool,
-) -> _Made:
+def _convert(limits: _Limits, files: PublishedFiles, path: Path, scratch: Path) -> _Made:
+    chosen = limits.chosen
     rows = unpacked_rows(chosen, files, scratch)
     tables = find_tables(SourceConfig(path=tuple(map(str, rows))))
     mended = scratch / f"{rows[0].stem}.mended.jsonl"
     found = survey(chosen, tables, mended_copy=mended)
-    if not accept_num_rows:
-        _check_num_rows(chosen, found.num_rows)
+    limits.check_num_rows(found.num_rows)
+    if not found.num_rows:
+        raise DataError(f"{chosen.name}: {rows[0]} has no rows; fetch it again")
     config = _config(chosen, (mended,) if chosen.mend else rows, files.pictures, found)
     images = ImageStore()
     results = read_data(config, images)
     roots = (scratch, files.folder, *([files.pictures.parent] if files.pictures else []))
-    bad_rows = [_without_roots(result, roots) for result in results if isinstance(result, BadRow)]
-    _check_bad_rows(chosen, bad_rows, len(results), max_bad_fraction)
-    stems = {each.stem for each in (*rows, mended)}
+    bad_rows = [result for result in results if isinstance(result, BadRow)]
+    bad = dict(Counter(each.reason_kind for each in bad_rows).most_common())
+    messages = [_without_roots(each.message, roots) for each in bad_rows]
+    limits.check_bad_rows(bad, len(results), messages=messages)
+    file_names = {mended.stem, *(table.name for table in tables)}
     digests: set[str] = set()
     kinds: Counter[str] = Counter()
 
@@ -180,12 +241,17 @@ def _convert(
                 problem = result.problem
                 digests.update(ref.digest for ref in problem.images)
                 kinds[problem.answer_kind] += 1
-                source = chosen.name if problem.source in stems else problem.source
+                source = chosen.name if problem.source in file_names else problem.source
                 yield replace(problem, id=f"{chosen.name}-{number}", source=source)
 
     write_problems(path, problems(), images)
-    _remove_other_pictures(images_folder(path), digests)
-    return _Made(found=found, answer_kinds=dict(sorted(kinds.items())), bad_rows=bad_rows, num_images=len(digests))
+    return _Made(
+        found=found,
+        answer_kinds=dict(sorted(kinds.items())),
+        bad=bad,
+        messages=messages,
+        num_images=len(digests),
+    )
 
 
 def _config(chosen: PreparedSet, rows: Sequence[Path], pictures: Path | None, found: Survey) -> DataConfig:
@@ -202,53 +268,26 @@ def _config(chosen: PreparedSet, rows: Sequence[Path], pictures: Path | None, fo
     return DataConfig(sources=(source,), on_bad_row="skip")
 
 
-def _check_num_rows(chosen: PreparedSet, num_rows: int) -> None:
-    expected = chosen.num_rows
-    if expected is not None and not expected.low <= num_rows <= expected.high:
-        raise DataError(
-            f"{chosen.name}: the source has {num_rows:,} rows, not {expected} ({expected.why}); fetch it again if it "
-            "is incomplete, name an older commit with --revision if it has changed, or say --accept-num-rows"
-        )
-
-
-def _check_bad_rows(chosen: PreparedSet, bad_rows: Sequence[BadRow], num_rows: int, max_bad_fraction: float) -> None:
-    if len(bad_rows) > max_bad_fraction * num_rows or len(bad_rows) == num_rows:
-        by_reason = Counter(bad.reason_kind for bad in bad_rows).most_common()
-        counts = ", ".join(f"{reason} {count:,}" for reason, count in by_reason)
-        raise DataError(
-            f"{chosen.name}: {len(bad_rows):,} of {num_rows:,} rows can't be used, more than {max_bad_fraction:.1%} "
-            f"({counts}); the first: {bad_rows[0].message} (or raise --max-bad-fraction)"
-        )
-
-
-def _without_roots(bad: BadRow, roots: Sequence[Path]) -> BadRow:
-    message = bad.message
+def _without_roots(message: str, roots: Sequence[Path]) -> str:
     for root in roots:
         message = message.replace(f"{root}/", "")
-    return replace(bad, message=message)
+    return message
 
 
-def _remove_other_pictures(folder: Path, digests: set[str]) -> None:
-    """Those of an earlier version, and what a killed run left of one."""
-    kept = {digest[:32] for digest in digests}
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.stem not in kept:
-            remove(path)
-
-
-def _card(chosen: PreparedSet, files: PublishedFiles, source_sha256: str, path: Path, made: _Made) -> Card:
+def _card(chosen: PreparedSet, identity: SourceIdentity, path: Path, made: _Made) -> Card:
     return Card(
         name=chosen.name,
         about=chosen.about,
         hub_id=chosen.hub_id,
-        commit=files.commit,
-        source_sha256=source_sha256,
+        commit=identity.commit,
+        source_sha256=identity.rows_sha256,
+        pictures_identity=identity.pictures,
         licence=chosen.licence,
         num_rows=made.found.num_rows,
-        num_usable=made.found.num_rows - len(made.bad_rows),
+        num_usable=made.found.num_rows - len(made.messages),
         num_images=made.num_images,
-        bad=dict(Counter(bad.reason_kind for bad in made.bad_rows).most_common()),
-        first_bad_rows=tuple(bad.message for bad in made.bad_rows[:_NUM_BAD_ROWS_SHOWN]),
+        bad=made.bad,
+        first_bad_rows=tuple(made.messages[:_NUM_BAD_ROWS_SHOWN]),
         answer_kinds=made.answer_kinds,
         mended=made.found.mended,
         not_mended=chosen.not_mended,
@@ -263,11 +302,9 @@ def _card(chosen: PreparedSet, files: PublishedFiles, source_sha256: str, path: 
 
 def _valid_card(path: Path) -> Card | None:
     """The card of rows and pictures that are all there, and made by this version; None if they are not."""
-    folder = images_folder(path)
     try:
         card = Card.model_validate(read_json_object(_card_path(path)))
-        num_images = sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
-        is_whole = card.rows_sha256 == _sha256(path) and card.num_images == num_images
+        is_whole = card.rows_sha256 == _sha256(path) and card.num_images == len(written_pictures(path))
     except (RunError, ValidationError, OSError):
         return None
     return card if is_whole and card.sightline_version == _version() else None
@@ -275,6 +312,11 @@ def _valid_card(path: Path) -> Card | None:
 
 def _card_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}.card.json")
+
+
+def _scratch_name(path: Path) -> Path:
+    """What the folder for a call's own files is a temporary sibling of."""
+    return path.absolute().with_suffix("")
 
 
 def _sha256(path: Path) -> str:
@@ -288,13 +330,19 @@ def _version() -> str:
 
 @contextmanager
 def _alone_in(folder: Path) -> Generator[None]:
-    """One process at a time; the kernel lets go of the lock however the process ends."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """One process at a time; the kernel lets go of the lock however the process ends. OSErrors become DataErrors."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(f"{folder} is in use by another prepare; wait for it, or name another folder") from error
-        yield
-    finally:
-        os.close(descriptor)
+            yield
+        finally:
+            os.close(descriptor)
+    except BlockingIOError as error:
+        raise RunError(f"{folder} is in use by another prepare; wait for it, or name another folder") from error
+    except OSError as error:
+        where = error.filename or folder
+        raise DataError(
+            f"{where} can't be used ({error.strerror}); check the place, its room and permissions"
+        ) from error

@@ -15,6 +15,15 @@ _MAX_UNPACKED_BYTES = 4 * 2**30  # of one file with rows; VLM-R1's archive has 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SourceIdentity:
+    """Tells what a set was made from from anything else."""
+
+    commit: str | None  # of the hub's repository; None: a local copy
+    rows_sha256: str  # of the names and contents of the files with rows, as they were published
+    pictures: str | None  # hash of the names, sizes and times of pictures, or of their archive; None: there are none
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedFiles:
     """What a set is made from."""
 
@@ -23,13 +32,26 @@ class PublishedFiles:
     rows: tuple[Path, ...]  # files with rows, or the archive that holds them
     pictures: Path | None  # archive or folder in which the rows' paths begin
 
-    def sha256(self) -> str:
-        """Of the names and contents of the files with rows, as they were published."""
+    def identity(self) -> SourceIdentity:
+        """Reads the files with rows, and asks for the pictures' sizes and times of change."""
+        return SourceIdentity(commit=self.commit, rows_sha256=self._rows_sha256(), pictures=self._pictures_identity())
+
+    def _rows_sha256(self) -> str:
         total = hashlib.sha256()
         for path in self.rows:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             total.update(f"{digest}  {path.name}\n".encode())
+        return total.hexdigest()
+
+    def _pictures_identity(self) -> str | None:
+        if self.pictures is None:
+            return None
+        files = [self.pictures] if self.pictures.is_file() else sorted(self.pictures.rglob("*"))
+        total = hashlib.sha256()
+        for path in filter(Path.is_file, files):
+            status = path.stat()
+            total.update(f"{path.relative_to(self.pictures.parent)} {status.st_size} {status.st_mtime_ns}\n".encode())
         return total.hexdigest()
 
 
@@ -94,6 +116,8 @@ def _check_pictures(chosen: PreparedSet, source: Path | None, images: Path | Non
     for option, path in (("--from", source), ("--images", images)):
         if path is not None and not path.exists():
             raise DataError(f"{option} {path} does not exist; give a folder that does")
+    if source is not None and not source.is_dir():
+        raise DataError(f"--from {source} is a file; give the folder that holds the set's files")
     if source is None and images is None and chosen.pictures is not None and not chosen.pictures.is_fetched:
         raise _missing_pictures(chosen, f"{chosen.name} needs pictures that are not fetched with it")
 

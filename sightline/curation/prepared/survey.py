@@ -1,10 +1,12 @@
 """One pass over a published set's rows before they are converted: columns, number, defects, and a mended copy."""
 
+import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from sightline.curation.prepared.prepared_set import PreparedSet
 from sightline.data.rows import Columns, Row
@@ -54,8 +56,21 @@ def survey(chosen: PreparedSet, tables: Iterable[Table], *, mended_copy: Path) -
 
 def _mended_line(chosen: PreparedSet, columns: Columns) -> str:
     assert chosen.mend is not None
-    renamed = {ID_IN_SOURCE if name == "id" else name: value for name, value in columns.items()}
+    renamed = {ID_IN_SOURCE if name == "id" else name: _in_json(value) for name, value in columns.items()}
     return json_line(chosen.mend(renamed))
+
+
+def _in_json(value: object) -> object:
+    """A value of a parquet row in JSON's types: a picture that is inside the row as a data URL, dates as text."""
+    if isinstance(value, Mapping):
+        parts = cast("Mapping[str, object]", value)
+        data = parts.get("bytes")
+        return _in_json(data) if isinstance(data, bytes) else {name: _in_json(part) for name, part in parts.items()}
+    if isinstance(value, list | tuple):
+        return [_in_json(part) for part in cast("Sequence[object]", value)]
+    if isinstance(value, bytes):
+        return f"data:image;base64,{base64.b64encode(value).decode()}"
+    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def _require_columns(chosen: PreparedSet, present: set[str]) -> None:

@@ -75,6 +75,7 @@ class PaidCalls:
         self._stopping = asyncio.Event()
         self._not_before = 0.0  # the loop's time; the server asked all to wait until then
         self._num_failures_in_a_row = 0
+        self._num_under_way = 0
         self._has_warned = False
         self.spending = Spending()  # of all runs with this journal
         self.num_calls = 0  # tries of this run
@@ -112,6 +113,16 @@ class PaidCalls:
         self.error = self.error or error
         self._stopping.set()
 
+    def interrupt(self) -> None:
+        """Make no further call, for now; those under way are still recorded."""
+        self.stopped_by = self.stopped_by or "interrupted; the same command goes on"
+        self._stopping.set()
+        _LOGGER.warning(
+            "interrupted: waiting for %d calls under way, up to %g s; a second interrupt drops them",
+            self._num_under_way,
+            self._config.timeout_seconds,
+        )
+
     def num_possibly_paid_twice(self) -> int:
         """Tries, in all runs, that the server may have charged for beyond the one that each call needs."""
         return sum(max(0, self._num_possibly_paid(key) - 1) for key in self._journal.all_keys())
@@ -138,6 +149,7 @@ class PaidCalls:
     async def _try(self, key: str, request: ChatRequest) -> ChatReply | Refusal:
         self.num_calls += 1
         self._journal.append("asked", key, {})
+        self._num_under_way += 1
         try:
             reply = await self._endpoint.ask(request)
         except TransientError as failure:
@@ -156,6 +168,8 @@ class PaidCalls:
             self._journal.append("failed", key, {"reason": str(error), "is_possibly_paid": False})
             self.stop(error)
             raise UnansweredError from None
+        finally:
+            self._num_under_way -= 1
         self._journal.append(ANSWERED, key, asdict(reply))
         self._num_failures_in_a_row = 0
         self.spending.add(reply)
@@ -163,6 +177,8 @@ class PaidCalls:
 
     async def _after_failure(self, failure: TransientError, num_failures: int) -> None:
         """Wait for the next try, or give the call up."""
+        if self._stopping.is_set():
+            raise UnansweredError
         asked_wait = failure.wait_seconds
         if asked_wait > _MAX_RETRY_AFTER_SECONDS:
             self._stop_with(
@@ -194,7 +210,8 @@ class PaidCalls:
     async def _wait_as_asked(self) -> None:
         """Wait out what the server asked of all; raises UnansweredError if no call may be made."""
         await self._sleep(self._not_before - asyncio.get_running_loop().time())
-        self._check_limits()
+        if not self._stopping.is_set():
+            self._check_limits()
         if self._stopping.is_set():
             raise UnansweredError
 

@@ -5,12 +5,13 @@ import json
 import math
 import re
 import string
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
 from sightline.data.answers import answer_kind_of
-from sightline.data.choices import choices_in, letter_of
+from sightline.data.choices import choices_in, letter_of, lettered, states_choices, with_choices
 from sightline.errors import DataError
 from sightline.rewards.exact import exact_match, matches_any
 from sightline.types import AnswerKind, ImageRef, Message, Problem
@@ -52,6 +53,7 @@ _TAG = re.compile(r"</?(?:think|answer|image)>")
 _ANSWER_LINE = re.compile(r"^\W*(?:the\s+)?(?:correct\s+)?answer\s*(?:is\b|:)", re.IGNORECASE | re.MULTILINE)
 # "\frac", "\times" or "\beta" in JSON whose backslash was not doubled: a control character and the rest of the word.
 _HALF_COMMAND = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]|\t(?=[a-z])|\r(?!\n)")
+_NUMBER_IN_TEXT = re.compile(r"(?<![\w.,])[+\-\u2212]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?!\w)")
 _OBJECT_START = re.compile(r'\{\s*"')  # not a brace of LaTeX
 _MAX_OBJECTS = 256  # places where a reply's JSON may begin; bounds the time that a reply of braces takes
 
@@ -88,9 +90,9 @@ def rewrite_messages(problem: Problem) -> tuple[Message, ...]:
     for message in turns:
         shown += [f"\n{message.role}: "] if len(turns) > 1 else []
         shown += message.content
-    if problem.choices and choices_in(question_text(problem)) != problem.choices:
-        shown.append(f"\n{_lettered(problem.choices)}")
-    golds = [_with_option(gold, problem.choices) for gold in problem.answers]
+    if problem.choices and not states_choices(text_with_picture_marks(problem), problem.choices):
+        shown.append(f"\n{lettered(problem.choices)}")
+    golds = [with_option(gold, problem.choices) for gold in problem.answers]
     heading = "Correct answer" if len(golds) == 1 else "Correct answers, any of which is right"
     shown.append(f"\n\n{heading}: {' | '.join(golds)}")
     return (Message(role="system", content=(REWRITE_PROMPT,)), Message(role="user", content=tuple(shown)))
@@ -105,8 +107,8 @@ def answer_messages(problem: Problem, rewrite: Rewrite) -> tuple[Message, ...]:
     )
 
 
-def question_text(problem: Problem) -> str:
-    """The problem as text, `<image>` where a picture stands."""
+def text_with_picture_marks(problem: Problem) -> str:
+    """All turns but the system's, `<image>` where a picture stands."""
     return "\n".join(
         "".join(part if isinstance(part, str) else "<image>" for part in message.content)
         for message in problem.messages
@@ -114,11 +116,10 @@ def question_text(problem: Problem) -> str:
     )
 
 
-def with_choices(question: str, choices: tuple[str, ...]) -> str:
-    """The question with its lettered choices below, unless it lists them already."""
-    if not choices or choices_in(question) == choices:
-        return question
-    return f"{question}\n{_lettered(choices)}"
+def with_option(answer: str, choices: tuple[str, ...]) -> str:
+    """The answer, and in parentheses the text of the option that it names."""
+    text = _option(answer, choices)
+    return answer if text is None or text == answer else f"{answer} ({text})"
 
 
 def read_rewrite(reply: str) -> Rewrite:
@@ -133,6 +134,8 @@ def read_rewrite(reply: str) -> Rewrite:
         raise RewriteError("question tells an answer")
     kind = _kind(fields)
     choices = _choices(fields, kind)
+    if choices and choices_in(question) not in ((), choices):
+        raise RewriteError("question lists other options than choices")
     return Rewrite(
         question=question,
         reasoning=reasoning,
@@ -155,16 +158,26 @@ def is_right(answer: str | None, rewrite: Rewrite) -> bool:
 def agrees_with_original(rewrite: Rewrite, problem: Problem) -> bool:
     """Whether the new answer says the same as a gold one, by the grader of training.
 
-    Letters count only where one side has no options: where both have, these may stand in another order.
+    A letter stands for its option's text wherever options are known. Where they are not, a letter is itself, and new
+    options can't be checked.
     """
-    texts = [_option(gold, problem.choices) or gold for gold in problem.answers]
-    new_text = _option(rewrite.answer, rewrite.choices) or rewrite.answer
-    if problem.choices and rewrite.choices:
-        answers, golds = [new_text], texts
-    else:
-        answers, golds = [new_text, rewrite.answer], [*texts, *problem.answers]
-    gradable = [gold for gold in golds if is_gradable(gold)]
-    return bool(gradable) and any(matches_any(answer, gradable) for answer in answers)
+    if problem.answer_kind == "choice" and not problem.choices and rewrite.choices:
+        return False
+    golds = [text for text in _texts(problem.answers, problem.choices) if is_gradable(text)]
+    (new,) = _texts([rewrite.answer], rewrite.choices)
+    return bool(golds) and matches_any(new, golds)
+
+
+def tells_answer(rewrite: Rewrite, problem: Problem) -> bool:
+    """Whether the new question holds an answer, as words or as a number of its value, that the original does not.
+
+    Not asked of a choice and of yes or no, whose questions name their answers, nor of one letter or sign.
+    """
+    if rewrite.answer_kind in ("choice", "yes_no"):
+        return False
+    original = text_with_picture_marks(problem)
+    answers = (rewrite.answer, *_texts(problem.answers, problem.choices))
+    return any(_holds(rewrite.question, answer) and not _holds(original, answer) for answer in answers)
 
 
 def is_gradable(gold: str) -> bool:
@@ -244,6 +257,9 @@ def _answer(fields: Mapping[str, object], kind: AnswerKind, choices: tuple[str, 
         letter = letter_of(answer, choices)
         if letter is None:
             raise RewriteError(f"answer {answer!r} is none of the choices")
+        named = [string.ascii_uppercase[index] for index, text in enumerate(choices) if exact_match(answer, text)]
+        if named and letter not in named:
+            raise RewriteError(f"answer {answer!r} is the letter of one choice and the text of another")
         return letter
     if kind == "yes_no":
         answer = answer.lower()
@@ -261,10 +277,6 @@ def _plain(value: object) -> str:
     return _text({"an answer or a choice": value}, "an answer or a choice")
 
 
-def _lettered(choices: tuple[str, ...]) -> str:
-    return "\n".join(f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False))
-
-
 def _option(answer: str, choices: tuple[str, ...]) -> str | None:
     """The text of the option that an answer names; None if it names none."""
     letter = letter_of(answer, choices) if choices else None
@@ -276,6 +288,23 @@ def _with_texts(answers: list[str], choices: tuple[str, ...]) -> list[str]:
     return [*answers, *(text for answer in answers if (text := _option(answer, choices)) is not None)]
 
 
-def _with_option(gold: str, choices: tuple[str, ...]) -> str:
-    text = _option(gold, choices)
-    return gold if text is None or text == gold else f"{gold} ({text})"
+def _texts(answers: Sequence[str], choices: tuple[str, ...]) -> list[str]:
+    """What the answers say, without letters."""
+    return [_option(answer, choices) or answer for answer in answers]
+
+
+def _holds(text: str, answer: str) -> bool:
+    """Whether a text holds an answer as whole words, or as a number of the same value."""
+    words = _folded(answer).strip().removesuffix(".").split()
+    if sum(map(len, words)) < 2 and not "".join(words).isdigit():
+        return False
+    folded = _folded(text)
+    pattern = r"\s*".join(map(re.escape, words))
+    whole = rf"(?<![\w\-\u2212])(?<!\d[.,]){pattern}(?!\w)(?![.,]\d)"
+    return re.search(whole, folded) is not None or any(
+        exact_match(number, answer) for number in _NUMBER_IN_TEXT.findall(folded)
+    )
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()

@@ -17,12 +17,13 @@ from pathlib import Path
 from sightline.curation.journal import Journal
 from sightline.curation.synthesis.chat_endpoint import ChatEndpoint
 from sightline.curation.synthesis.config import SynthesisConfig
+from sightline.curation.synthesis.interrupts import first_interrupt
 from sightline.curation.synthesis.paid_calls import PaidCalls, UnansweredError
-from sightline.curation.synthesis.rewriting import Rewrite, question_text
+from sightline.curation.synthesis.rewriting import Rewrite, text_with_picture_marks
 from sightline.curation.synthesis.verdicts import Ask, Rejection, Verdict, identity_of, judge
-from sightline.data.writing import images_folder, row_line
+from sightline.data.writing import images_folder, require_writable, row_line, written_pictures
 from sightline.errors import ConfigError, RunError, SightlineError
-from sightline.files import TEMPORARY_PREFIX, remove_temporaries, write_text_atomic
+from sightline.files import read_json_lines, remove_temporaries_of, write_text_atomic
 from sightline.images import ImageStore
 from sightline.progress import LiveLine, live_line
 from sightline.types import Message, Problem
@@ -48,12 +49,16 @@ class SynthesisSummary:
     num_possibly_paid_twice: int
     num_calls_this_run: int  # tries, failed ones included
     seconds: float  # this run
-    stopped_by: str | None  # why problems are unfinished; None: nothing was left to ask
+    stopped_by: str | None  # why problems are unfinished, and what to do; None: none is
 
 
 def summary_text(summary: SynthesisSummary) -> str:
-    """The summary for a terminal; where something was left to ask, with why and what to do."""
-    lines = [f"{summary.num_problems:,} problems: {summary.num_accepted:,} accepted, {summary.num_rejected:,} rejected"]
+    """The summary for a terminal, without `stopped_by`."""
+    unfinished = f", {summary.num_unfinished:,} unfinished" if summary.num_unfinished else ""
+    lines = [
+        f"{summary.num_problems:,} problems: {summary.num_accepted:,} accepted, {summary.num_rejected:,} rejected"
+        f"{unfinished}"
+    ]
     lines += [f"  {reason:<24}{number:>8,}" for reason, number in summary.rejected_by_reason.items()]
     cost = "" if summary.cost is None else f", cost {summary.cost:.4f}"
     lines.append(
@@ -66,10 +71,6 @@ def summary_text(summary: SynthesisSummary) -> str:
         lines.append(
             f"{summary.num_possibly_paid_twice:,} calls were under way at an interruption and may be paid twice"
         )
-    if summary.stopped_by is not None:
-        lines.append(
-            f"{summary.num_unfinished:,} problems are unfinished: {summary.stopped_by}; the same command goes on"
-        )
     return "\n".join(lines)
 
 
@@ -81,25 +82,40 @@ class _Finished:
     line: str
 
 
+def written_files(out: Path) -> tuple[Path, ...]:
+    """The files that `synthesize` writes for `out`, beside its pictures: accepted rows, rejected rows, the journal."""
+    return (out, _rejected_path(out), _journal_path(out))
+
+
 def synthesize(
     problems: Sequence[Problem], images: ImageStore, out: Path, *, config: SynthesisConfig
 ) -> SynthesisSummary:
-    """Rewrite and check `problems` into `out`, a .jsonl file; after an interruption, call it again.
+    """Rewrite and check `problems` into `out`, a .jsonl file; if it was stopped, call it again.
 
-    Raises ConfigError for another suffix, and RunError if `out` is not of an earlier run, is in use, or was begun
-    with other options, and if the endpoint fails for good; what was answered until then is kept and written.
+    The first SIGINT or SIGTERM lets calls under way end. Raises ConfigError or DataError for another suffix, and
+    RunError if `out` is not of an earlier run, is in use, was begun with other options, or would lose rows, and if the
+    endpoint fails for good; what was answered until then is kept and written.
     """
-    if out.suffix.lower() != ".jsonl":
+    require_writable(out)
+    if out.suffix.lower() == ".parquet":
         raise ConfigError(f"{out} has the suffix {out.suffix!r}; synthesized rows are written to a .jsonl file")
-    journal_path = out.with_name(f"{out.stem}.journal.jsonl")
-    if out.exists() and not journal_path.exists():
-        raise RunError(f"{out} is there and {journal_path.name} is not, so it is of no earlier run; name another OUT")
+    journal_path = _journal_path(out)
+    for path in (out, _rejected_path(out)):
+        if path.exists() and not journal_path.exists():
+            raise RunError(
+                f"{path} is there and {journal_path.name} is not, so it is of no earlier run; name another OUT"
+            )
     begun = time.monotonic()
     chosen = problems[: config.num_problems]
+    endpoint = ChatEndpoint(config, images)  # first: a wrong key leaves no file
     with Journal(journal_path, identity=identity_of(config)) as journal:
-        _remove_temporaries(out)
+        _refuse_loss(out, chosen)
+        remove_temporaries_of(out)
+        remove_temporaries_of(_rejected_path(out))
         synthesis = _Synthesis(chosen, images, out, config=config)
-        calls = asyncio.run(synthesis.run(journal))
+        calls = PaidCalls(endpoint, journal, config)
+        asyncio.run(synthesis.run(endpoint, calls))
+        _remove_other_pictures(out, problems, images)
         if calls.error is not None:
             raise calls.error
         return synthesis.summary(calls, seconds=time.monotonic() - begun)
@@ -117,35 +133,32 @@ class _Synthesis:
         self._num_accepted = 0
         self._next_write = _FIRST_WRITE
 
-    async def run(self, journal: Journal) -> PaidCalls:
-        """Work until all problems have a verdict or no call may be made, and write what there is."""
-        endpoint = ChatEndpoint(self._config, self._images)
-        calls = PaidCalls(endpoint, journal, self._config)
+    async def run(self, endpoint: ChatEndpoint, calls: PaidCalls) -> None:
+        """Work until all problems have a verdict or no call may be made, write what there is, and close `endpoint`."""
         try:
-            # First what an earlier run has paid for: from here on the files never hold less than it wrote.
-            unfinished = [
-                place for place in enumerate(self._problems) if not await self._finish(*place, calls.recorded)
-            ]
-            try:
-                await self._ask(unfinished, calls)
-            finally:
-                self._write()
+            with first_interrupt(calls.interrupt):
+                # First what an earlier run has paid for: from here on the files never hold less than it wrote.
+                unfinished = [
+                    place for place in enumerate(self._problems) if not await self._finish(*place, calls.recorded)
+                ]
+                try:
+                    await self._ask(unfinished, calls)
+                finally:
+                    self._write()
         finally:
             await endpoint.close()
-        return calls
 
     def summary(self, calls: PaidCalls, *, seconds: float) -> SynthesisSummary:
         """What came of it."""
         rejections = Counter(each.rejection for each in self._finished.values() if each.rejection is not None)
-        stopped_by = calls.stopped_by
-        if stopped_by is None and calls.num_given_up:
-            stopped_by = f"{calls.num_given_up} calls failed after all retries; run the same command to make them again"
+        num_unfinished = len(self._problems) - len(self._finished)
+        failures = f"{calls.num_given_up} calls failed after all retries; the same command makes them again"
         return SynthesisSummary(
             num_problems=len(self._problems),
             num_accepted=self._num_accepted,
             num_rejected=rejections.total(),
             rejected_by_reason=dict(rejections.most_common()),
-            num_unfinished=len(self._problems) - len(self._finished),
+            num_unfinished=num_unfinished,
             num_replies=calls.spending.num_replies,
             num_replies_without_usage=calls.spending.num_replies_without_usage,
             prompt_tokens=calls.spending.prompt_tokens,
@@ -154,7 +167,7 @@ class _Synthesis:
             num_possibly_paid_twice=calls.num_possibly_paid_twice(),
             num_calls_this_run=calls.num_calls,
             seconds=seconds,
-            stopped_by=stopped_by,
+            stopped_by=calls.stopped_by or failures if num_unfinished else None,
         )
 
     async def _ask(self, unfinished: Sequence[tuple[int, Problem]], calls: PaidCalls) -> None:
@@ -199,13 +212,14 @@ class _Synthesis:
             self._write()
 
     def _write(self) -> None:
-        """Write both files anew, rows in the source's order."""
+        """Write both files anew, rows in the source's order; one without rows only in place of an earlier one."""
         in_order = [self._finished[index] for index in sorted(self._finished)]
         accepted = [each.line for each in in_order if each.rejection is None]
         rejected = [each.line for each in in_order if each.rejection is not None]
         for path, lines in ((self._out, accepted), (_rejected_path(self._out), rejected)):
-            with _writing(path):
-                write_text_atomic(path, "".join(lines))
+            if lines or path.exists():
+                with _writing(path):
+                    write_text_atomic(path, "".join(lines))
 
     def _status(self, calls: PaidCalls) -> str:
         num_tokens = calls.spending.prompt_tokens + calls.spending.completion_tokens
@@ -221,7 +235,7 @@ def _row(problem: Problem, verdict: Verdict, config: SynthesisConfig) -> Problem
         columns["rewrite"] = verdict.rewrite and asdict(verdict.rewrite)
         return replace(problem, metadata={**problem.metadata, "synthesis": columns})
     columns["original"] = {
-        "question": question_text(problem),
+        "question": text_with_picture_marks(problem),
         "answers": list(problem.answers),
         "answer_kind": problem.answer_kind,
         "choices": list(problem.choices),
@@ -256,9 +270,25 @@ def _rejected_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.rejected.jsonl")
 
 
-def _remove_temporaries(out: Path) -> None:
-    """Delete what a killed run left half written; the folder's other files are not ours."""
-    for path in (out, _rejected_path(out)):
-        for temporary in path.parent.glob(f"{TEMPORARY_PREFIX}{'?' * 12}-{path.name}"):
-            temporary.unlink()
-    remove_temporaries(images_folder(out))
+def _journal_path(out: Path) -> Path:
+    return out.with_name(f"{out.stem}.journal.jsonl")
+
+
+def _refuse_loss(out: Path, problems: Sequence[Problem]) -> None:
+    """Raises RunError if `out`, which is made anew from `problems`, holds a row of none of them."""
+    ids = {problem.id for problem in problems}
+    lost = [row.get("id") for row in read_json_lines(out) if row.get("id") not in ids]
+    if lost:
+        raise RunError(
+            f"{out} holds {len(lost)} accepted rows, such as {lost[0]!r}, that are not among the {len(problems)} "
+            "problems given now and would be lost; name another OUT, or give those problems too"
+        )
+
+
+def _remove_other_pictures(out: Path, problems: Sequence[Problem], images: ImageStore) -> None:
+    """Delete pictures of none of `problems`, and those half written by a killed run; none that the source reads."""
+    kept = {ref.digest[:32] for problem in problems for ref in problem.images}
+    read = {path.resolve() for path in images.files()}
+    for path in written_pictures(out):
+        if path.stem not in kept and path.resolve() not in read:
+            path.unlink()

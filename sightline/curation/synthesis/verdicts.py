@@ -21,6 +21,8 @@ from sightline.curation.synthesis.rewriting import (
     is_right,
     read_rewrite,
     rewrite_messages,
+    tells_answer,
+    with_option,
 )
 from sightline.rewards.answer import extract_answer
 from sightline.types import Problem
@@ -74,7 +76,8 @@ async def judge(problem: Problem, ask: Ask, config: SynthesisConfig) -> Verdict:
     if rewrite is None:
         return rewritten
     if not agrees_with_original(rewrite, problem):
-        detail = f"{rewrite.answer} is not {problem.answer}"
+        golds = " or ".join(with_option(gold, problem.choices) for gold in problem.answers)
+        detail = f"{with_option(rewrite.answer, rewrite.choices)} is not {golds}"
         return replace(rewritten, rejection="disagrees_with_original", detail=detail, agrees_with_original=False)
     return await _agreement(problem, replace(rewritten, agrees_with_original=True), rewrite, ask, config)
 
@@ -102,10 +105,18 @@ async def _rewrite(problem: Problem, ask: Ask, config: SynthesisConfig) -> Verdi
         if isinstance(outcome, Refusal):
             return Verdict(rejection="refused_by_server", detail=outcome.reason, num_attempts=attempt + 1)
         try:
-            return Verdict(rejection=None, rewrite=read_rewrite(outcome.text), num_attempts=attempt + 1)
+            return Verdict(rejection=None, rewrite=_usable_rewrite(outcome.text, problem), num_attempts=attempt + 1)
         except RewriteError as error:
             detail = f"{error}{' (truncated)' if outcome.finish_reason == 'length' else ''}"
     return Verdict(rejection="unparseable", detail=detail, num_attempts=config.num_attempts)
+
+
+def _usable_rewrite(reply: str, problem: Problem) -> Rewrite:
+    """Raises RewriteError, after which another reply is asked for."""
+    rewrite = read_rewrite(reply)
+    if tells_answer(rewrite, problem):
+        raise RewriteError("question tells the answer")
+    return rewrite
 
 
 async def _agreement(problem: Problem, so_far: Verdict, rewrite: Rewrite, ask: Ask, config: SynthesisConfig) -> Verdict:

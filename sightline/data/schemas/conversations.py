@@ -2,7 +2,7 @@
 
 One schema, since they are read in the same way: VLM-R1's rows are LLaVA's with a single exchange. Earlier turns stay as
 context. `<image>` tells where the pictures of `image` stand; VLM-R1's multi-picture rows have no tags, and show them
-first. A last turn that is a worked response gives its answer, and stays as the solution.
+first. A last turn that is a worked response gives its answer, and stays as the solution. `system` opens the turns.
 
 VLM-R1's `accu_reward_method` stays as metadata and tells the kind of the answer where it can.
 """
@@ -11,22 +11,23 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from sightline.data.answers import Gold, answer_kind_of, read_worked
-from sightline.data.content import (
-    identifier_of,
+from sightline.data.answers import Gold, answer_kind_of
+from sightline.data.content import identifier_of, other_columns, pictures_of
+from sightline.data.rows import Columns, Draft, Schema
+from sightline.data.schemas.openai import BESIDE, beside
+from sightline.data.turns import (
     looks_like_messages,
     messages_in,
-    other_columns,
-    pictures_of,
     text_of,
+    told_system,
     turns_of,
     unread_messages,
+    with_system,
     without_reply,
 )
-from sightline.data.rows import Columns, Draft, Schema
 from sightline.types import AnswerKind
 
-_KIND_OF_METHOD: dict[object, AnswerKind] = {
+_KIND_OF_METHOD: dict[str, AnswerKind] = {
     "mcq": "choice",
     "yes_no": "yes_no",
     "math": "expression",
@@ -40,19 +41,22 @@ _KIND_OF_METHOD: dict[object, AnswerKind] = {
 }
 
 
-def _read(columns: Columns) -> Draft:
+def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
     messages = _with_text_reply(messages_in(columns.get("conversations"), "conversations"))
-    turns, reply = without_reply(turns_of(messages, pictures_of(columns), name="conversations"), name="conversations")
-    kind = _KIND_OF_METHOD.get(columns.get("accu_reward_method"))
-    gold = read_worked(reply, "conversations", kind=kind, question=text_of(turns[-1]))
+    turns = with_system(turns_of(messages, pictures_of(columns), name="conversations"), columns)
+    turns, reply = without_reply(turns, name="conversations")
+    method = columns.get("accu_reward_method")
+    told = _KIND_OF_METHOD.get(method) if isinstance(method, str) else None
+    gold = beside(columns, reply, "conversations", kind=kind or told, question=text_of(turns[-1]))
+    others = other_columns(columns, turns, {"conversations", *BESIDE, *told_system(turns, columns)})
     return Draft(
         turns=turns,
         answers=gold.answers,
-        answer_kind=_kept(kind, gold),
+        answer_kind=kind or _kept(told, gold),
         choices=gold.choices,
-        solution=reply,
+        solution=gold.solution,
         id=identifier_of(columns),
-        metadata=other_columns(columns, {"conversations"}) | unread_messages(columns, "conversations"),
+        metadata=others | unread_messages(columns, "conversations") | gold.original,
     )
 
 
@@ -78,7 +82,7 @@ def _kept(kind: AnswerKind | None, gold: Gold) -> AnswerKind | None:
 
 
 SCHEMA = Schema(
-    about="VLM-R1, LLaVA: conversations of human and gpt, the last of which is gold; image, id, accu_reward_method",
+    about="VLM-R1, LLaVA: conversations, the last turn of which is gold; system, image, id, accu_reward_method",
     recognises=lambda columns: looks_like_messages(columns.get("conversations")),
     read=_read,
     needs=("conversations",),

@@ -11,12 +11,11 @@ from sightline.data.content import (
     identifier_of,
     is_given,
     other_columns,
-    prompt_turns,
     text_column,
-    text_of,
-    unread_messages,
 )
 from sightline.data.rows import Columns, Draft, Schema
+from sightline.data.turns import prompt_turns, text_of, unread_messages
+from sightline.types import AnswerKind
 
 _PROMPTS = ("message", "input", "prompt")
 _GOLDS = ("answer", "label")
@@ -30,12 +29,12 @@ def _recognises(columns: Columns) -> bool:
     return is_given(columns, "input", "label") or is_given(columns, "prompt", "label")
 
 
-def _read(columns: Columns) -> Draft:
+def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
     prompt = next((name for name in _PROMPTS if is_given(columns, name)), "message")
     turns = prompt_turns(columns, prompt)
     column = gold_column(columns, _GOLDS)
-    gold = read_gold(columns.get(column or "answer"), column or "answer", question=text_of(turns[-1]))
-    others = other_columns(columns, {prompt, column, "datasource"})
+    gold = read_gold(columns.get(column or "answer"), column or "answer", kind=kind, question=text_of(turns[-1]))
+    others = other_columns(columns, turns, {prompt, column, "datasource"})
     return Draft(
         turns=turns,
         answers=gold.answers,

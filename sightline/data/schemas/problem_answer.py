@@ -1,23 +1,23 @@
 """Simple rows: `problem`, `answer` and pictures; also EasyR1's and, with mapped columns, MMK12's and many others.
 
 `<image>` in the problem tells where a picture stands. `answer` is the gold answer, or a list of golds each of which is
-right. Options are in `choices` or `options`, or written in the problem.
+right. Options are in `choices` or `options`, and then shown below the problem, or
+written in the problem.
 """
 
 from typing import cast, get_args
 
 from sightline.data.answers import read_gold
-from sightline.data.choices import given_choices, without_letters
+from sightline.data.choices import choices_of, told_choice_columns
 from sightline.data.content import (
     identifier_of,
     is_given,
     other_columns,
-    question_turns,
     shown,
     text_column,
-    text_of,
 )
 from sightline.data.rows import Columns, Draft, RowError, Schema
+from sightline.data.turns import question_turns, text_of
 from sightline.types import AnswerKind
 
 _READ = frozenset({"problem", "answer", "solution", "source", "answer_kind"})
@@ -32,12 +32,10 @@ def declared_kind(columns: Columns) -> AnswerKind | None:
     return cast("AnswerKind | None", kind)
 
 
-def _read(columns: Columns) -> Draft:
-    turns = question_turns(columns, "problem")
-    kind = declared_kind(columns)
-    choices_column = "choices" if is_given(columns, "choices") else "options"
-    choices = without_letters(given_choices(columns.get(choices_column), choices_column))
-    is_told = columns.get(choices_column) in ([], list(choices))  # any other way of writing them stays as metadata
+def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
+    kind = kind or declared_kind(columns)
+    choices = choices_of(columns)
+    turns = question_turns(columns, "problem", choices)
     gold = read_gold(columns.get("answer"), "answer", kind=kind, choices=choices, question=text_of(turns[-1]))
     return Draft(
         turns=turns,
@@ -47,7 +45,7 @@ def _read(columns: Columns) -> Draft:
         solution=text_column(columns, "solution"),
         id=identifier_of(columns),
         source=text_column(columns, "source"),
-        metadata=other_columns(columns, {*_READ, choices_column if is_told else None}) | gold.original,
+        metadata=other_columns(columns, turns, _READ | told_choice_columns(columns, choices)) | gold.original,
     )
 
 

@@ -2,16 +2,19 @@
 
 The gold is the last complete answer. A solution of one thought and one answer is written anew with one line break
 between them and no space within the tags, which open-r1-multimodal leaves glued and R1-V spaced; one without any tag is
-the bare gold. `original_question` and `original_answer`, from before the rewriting, stay as metadata.
+the bare gold. A column `answer`, `ground_truth` or `label` is the gold instead. `original_question` and
+`original_answer`, from before the rewriting, stay as metadata.
 """
 
 import re
 
-from sightline.data.answers import read_worked
-from sightline.data.content import identifier_of, is_given, other_columns, question_turns, text_of
+from sightline.data.answers import GOLD_COLUMNS, gold_column, read_gold, read_worked
+from sightline.data.choices import choices_of, told_choice_columns
+from sightline.data.content import identifier_of, is_given, other_columns, text_column
 from sightline.data.rows import Columns, Draft, Schema
+from sightline.data.turns import question_turns, text_of
+from sightline.types import AnswerKind
 
-_GOLDS = {"answer", "ground_truth", "label"}
 _TAG = re.compile(r"</?(?:think|answer)>")
 
 
@@ -19,24 +22,29 @@ def _recognises(columns: Columns) -> bool:
     solution = columns.get("solution")
     if not is_given(columns, "problem") or not isinstance(solution, str):
         return False
-    if any(is_given(columns, name) for name in _GOLDS):
+    if any(is_given(columns, name) for name in GOLD_COLUMNS):
         return False  # the gold is there, and the solution, with tags or without, is a response to imitate
     # Without tags, a gold column of its own, be it null in this row, says that the solution is but a worked response.
-    return "</answer>" in solution or not _GOLDS & columns.keys()
+    return "</answer>" in solution or columns.keys().isdisjoint(GOLD_COLUMNS)
 
 
-def _read(columns: Columns) -> Draft:
-    turns = question_turns(columns, "problem")
-    gold = read_worked(columns.get("solution"), "solution", question=text_of(turns[-1]))
-    solution = None if gold.solution is None else _mended(gold.solution)
-    original = gold.original if solution == gold.solution else {"solution": columns["solution"]}
+def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
+    choices = choices_of(columns)
+    turns = question_turns(columns, "problem", choices)
+    column = gold_column(columns, GOLD_COLUMNS) or "solution"
+    read = read_worked if column == "solution" else read_gold
+    gold = read(columns.get(column), column, kind=kind, choices=choices, question=text_of(turns[-1]))
+    worked = gold.solution if column == "solution" else text_column(columns, "solution")
+    solution = None if worked is None else _mended(worked)
+    original = gold.original if solution == worked else {**gold.original, "solution": worked}
+    told = {"problem", "solution", column, *told_choice_columns(columns, choices)}
     return Draft(
         turns=turns,
         answers=gold.answers,
         choices=gold.choices,
         solution=solution,
         id=identifier_of(columns),
-        metadata=other_columns(columns, {"problem", "solution"}) | original,
+        metadata=other_columns(columns, turns, told) | original,
     )
 
 

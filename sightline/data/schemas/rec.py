@@ -8,27 +8,32 @@ the original picture), or "per_mille" of width and height if only `normalized_so
 import json
 from collections.abc import Sequence
 
-from sightline.data.answers import gold_column, is_box, read_gold
-from sightline.data.content import identifier_of, is_given, other_columns, question_turns
+from sightline.data.answers import GOLD_COLUMNS, gold_column, is_box, read_gold
+from sightline.data.content import identifier_of, is_given, other_columns
 from sightline.data.rows import Columns, Draft, RowError, Schema
+from sightline.data.turns import question_turns
+from sightline.types import AnswerKind
 
 _BOXES = ("solution", "normalized_solution")
 
 
 def _recognises(columns: Columns) -> bool:
+    if gold_column(columns, GOLD_COLUMNS) is not None:
+        return False
     return is_given(columns, "problem") and (is_box(columns.get("solution")) or is_box(columns.get(_BOXES[1])))
 
 
-def _read(columns: Columns) -> Draft:
+def _read(columns: Columns, _kind: AnswerKind | None) -> Draft:
+    turns = question_turns(columns, "problem")
     column = gold_column(columns, _BOXES)
     gold = read_gold(columns.get(column or "solution"), column or "solution", kind="box")
     space = {"box_space": _space(json.loads(gold.answers[0]), columns, column)} if gold.answers else {}
     return Draft(
-        turns=question_turns(columns, "problem"),
+        turns=turns,
         answers=gold.answers,
         answer_kind="box",
         id=identifier_of(columns),
-        metadata=space | other_columns(columns, {"problem", column}) | gold.original,
+        metadata=space | other_columns(columns, turns, {"problem", column}) | gold.original,
     )
 
 

@@ -7,20 +7,18 @@ from typing import cast
 from sightline.data.answers import gold_texts
 from sightline.data.choices import checked_letters, given_choices
 from sightline.data.content import (
-    ending_with_user,
     identifier_of,
     is_given,
-    literal_turns_of,
-    looks_like_messages,
     other_columns,
     pictures_of,
     shown,
     text_column,
     type_name,
-    unread_messages,
 )
-from sightline.data.rows import Columns, Draft, RowError, Schema
+from sightline.data.rows import Columns, Draft, RowError, Schema, Turn
 from sightline.data.schemas.problem_answer import declared_kind
+from sightline.data.turns import ending_with_user, literal_turns_of, looks_like_messages, unread_messages
+from sightline.types import AnswerKind
 
 _READ = frozenset({"messages", "answers", "answer_kind", "choices", "solution", "source", "metadata"})
 
@@ -29,9 +27,9 @@ def _recognises(columns: Columns) -> bool:
     return is_given(columns, "answers") and looks_like_messages(columns.get("messages"))
 
 
-def _read(columns: Columns) -> Draft:
+def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
     turns = literal_turns_of(columns.get("messages"), pictures_of(columns))
-    kind = declared_kind(columns)
+    kind = kind or declared_kind(columns)
     choices = given_choices(columns.get("choices"), "choices")
     answers = () if columns.get("answers") is None else gold_texts(columns["answers"], "answers")
     if choices and kind in (None, "choice"):
@@ -44,11 +42,11 @@ def _read(columns: Columns) -> Draft:
         solution=text_column(columns, "solution"),
         id=identifier_of(columns),
         source=text_column(columns, "source"),
-        metadata=_metadata(columns) | unread_messages(columns, "messages"),
+        metadata=_metadata(columns, turns) | unread_messages(columns, "messages"),
     )
 
 
-def _metadata(columns: Columns) -> dict[str, object]:
+def _metadata(columns: Columns, turns: tuple[Turn, ...]) -> dict[str, object]:
     """The metadata column, which parquet holds as JSON text, with the columns that are not of our form."""
     stated = columns.get("metadata")
     if isinstance(stated, str):
@@ -59,7 +57,7 @@ def _metadata(columns: Columns) -> dict[str, object]:
     if not isinstance(stated, Mapping | None):
         raise RowError("wrong_type", f"metadata is {type_name(stated)}; it must be an object")
     metadata = dict(cast("Mapping[str, object]", stated or {}))
-    others = other_columns(columns, _READ)
+    others = other_columns(columns, turns, _READ)
     twice = [name for name in others if name in metadata and metadata[name] != others[name]]
     if twice:
         reason = f"{twice[0]} is {shown(others[twice[0]])}, but metadata says otherwise; keep one of them"

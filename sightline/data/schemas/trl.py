@@ -1,31 +1,20 @@
 """TRL's columns: `prompt` as messages or as plain text, `image` or `images`, and the gold in a column or a completion.
 
-The gold is in the first of `solution`, `answer` and `ground_truth` that says something. `completion`, as messages or as
-text, is the worked solution, and without such a column its answer is the gold.
+The gold is in the first of `answer`, `ground_truth`, `label` and `solution` that says something. `completion`, as
+messages or as text, is the worked solution, and without such a column its answer is the gold.
 """
 
-from sightline.data.answers import gold_column
-from sightline.data.content import (
-    identifier_of,
-    is_given,
-    other_columns,
-    prompt_turns,
-    text_column,
-    text_of,
-    turns_of,
-    unread_messages,
-)
+from sightline.data.content import identifier_of, is_given, other_columns, text_column
 from sightline.data.rows import Columns, Draft, Schema
-from sightline.data.schemas.openai import beside
+from sightline.data.schemas.openai import BESIDE, beside
+from sightline.data.turns import prompt_turns, text_of, turns_of, unread_messages
+from sightline.types import AnswerKind
 
-_GOLDS = ("solution", "answer", "ground_truth")
 
-
-def _read(columns: Columns) -> Draft:
+def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
     turns = prompt_turns(columns, "prompt")
-    column = gold_column(columns, _GOLDS)
-    gold = beside(columns, column, reply=_completion(columns), name="completion", question=text_of(turns[-1]))
-    others = other_columns(columns, {"prompt", "completion", column})
+    gold = beside(columns, _completion(columns), "completion", kind=kind, question=text_of(turns[-1]))
+    others = other_columns(columns, turns, {"prompt", "completion", *BESIDE})
     return Draft(
         turns=turns,
         answers=gold.answers,
@@ -44,7 +33,7 @@ def _completion(columns: Columns) -> str | None:
 
 
 SCHEMA = Schema(
-    about="TRL: prompt (messages or text), image or images; gold in solution, answer, ground_truth or completion",
+    about="TRL: prompt (messages or text), image(s); gold in answer, ground_truth, label, solution or completion",
     recognises=lambda columns: is_given(columns, "prompt"),
     read=_read,
     needs=("prompt",),

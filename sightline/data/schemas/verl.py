@@ -13,13 +13,12 @@ from sightline.data.content import (
     identifier_of,
     is_given,
     other_columns,
-    prompt_turns,
     text_column,
-    text_of,
     type_name,
-    unread_messages,
 )
 from sightline.data.rows import Columns, Draft, RowError, Schema
+from sightline.data.turns import prompt_turns, text_of, unread_messages
+from sightline.types import AnswerKind
 
 _GROUND_TRUTH = "reward_model.ground_truth"
 
@@ -28,16 +27,16 @@ def _recognises(columns: Columns) -> bool:
     return is_given(columns, "prompt") and isinstance(columns.get("reward_model"), Mapping)
 
 
-def _read(columns: Columns) -> Draft:
+def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
     turns = prompt_turns(columns, "prompt")
-    gold = read_gold(_ground_truth(columns), _GROUND_TRUTH, question=text_of(turns[-1]))
+    gold = read_gold(_ground_truth(columns), _GROUND_TRUTH, kind=kind, question=text_of(turns[-1]))
     return Draft(
         turns=turns,
         answers=gold.answers,
         choices=gold.choices,
         id=identifier_of(columns),
         source=text_column(columns, "data_source"),
-        metadata=other_columns(columns, {"prompt", "data_source"}) | unread_messages(columns, "prompt"),
+        metadata=other_columns(columns, turns, {"prompt", "data_source"}) | unread_messages(columns, "prompt"),
     )
 
 

@@ -135,8 +135,8 @@ SKYWORK = {
     "reward_model": {"ground_truth": '["2", "-2", "\\\\pm 2"]', "style": "rule"},
     "extra_info": {"index": 12, "model_difficulty": {"DeepSeek-R1-Distill-Qwen-1.5B": 3, "32B": 1}},
 }
-R1_V_EVAL = {"image_path": "./images/superCLEVR_new_025000.png", "question": "How many items?", "ground_truth": 4}
-GEOQA_TEST = {"image_path": "./Geo170K/images/test/0.png", "question": "Angle CED is ()", "ground_truth": "140°"}
+SUPERCLEVR = golden_rows("superclevr")
+GEOQA_TEST = golden_rows("geoqa")
 TRL = {
     "prompt": [
         {"role": "system", "content": [{"type": "text", "text": "Reason."}]},
@@ -161,7 +161,7 @@ ROWS: Mapping[str, tuple[Columns, ...]] = {
     "conversations": (VLM_R1, VLM_R1_METHOD, VLM_R1_BOXES, LLAVA),
     "rec": (REC,),
     "verl": (MAIR_HUB, SKYWORK),
-    "r1v_eval": (R1_V_EVAL, GEOQA_TEST),
+    "r1v_eval": (*SUPERCLEVR, *GEOQA_TEST),
     "trl": (TRL, TRL_PLAIN, TRL_COMPLETION),
 }
 ALL_ROWS = [(name, row) for name, rows in ROWS.items() for row in rows]

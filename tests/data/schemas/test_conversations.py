@@ -11,7 +11,7 @@ def exchange(value: object, **columns: object) -> dict[str, object]:
 
 def test_pictures_without_tags_stand_before_the_question() -> None:
     for row in golden_rows("vlm_r1"):
-        draft = SCHEMA.read(row)
+        draft = SCHEMA.read(row, None)
         (turn,) = draft.turns
         first, second = row["image"]
         assert turn.content[:2] == (Picture(first), Picture(second))
@@ -21,7 +21,7 @@ def test_pictures_without_tags_stand_before_the_question() -> None:
 
 
 def test_earlier_turns_stay_and_the_last_is_gold() -> None:
-    draft = SCHEMA.read(LLAVA)
+    draft = SCHEMA.read(LLAVA, None)
     picture = Picture("coco/train2017/000000033471.jpg")
     assert draft.turns == (
         Turn(role="user", content=(picture, "\nWhat are the colors of the bus?")),
@@ -33,13 +33,13 @@ def test_earlier_turns_stay_and_the_last_is_gold() -> None:
 
 
 def test_a_letter_takes_its_options_and_the_method_is_kept() -> None:
-    draft = SCHEMA.read(VLM_R1_METHOD)
+    draft = SCHEMA.read(VLM_R1_METHOD, None)
     assert (draft.answers, draft.answer_kind, draft.choices) == (("B",), "choice", ("the cat", "the dog"))
     assert draft.metadata == {"accu_reward_method": "mcq"}
 
 
 def test_detected_boxes_are_written_on_one_line() -> None:
-    draft = SCHEMA.read(VLM_R1_BOXES)
+    draft = SCHEMA.read(VLM_R1_BOXES, None)
     assert (draft.answers, draft.answer_kind) == (('[{"bbox_2d": [1, 2, 30, 40], "label": "cat"}]',), "boxes")
 
 
@@ -68,12 +68,12 @@ def test_detected_boxes_are_written_on_one_line() -> None:
 def test_the_reward_method_tells_the_kind_where_it_can(
     method: str | None, value: object, kind: str | None, answer: str
 ) -> None:
-    draft = SCHEMA.read(exchange(value, accu_reward_method=method))
+    draft = SCHEMA.read(exchange(value, accu_reward_method=method), None)
     assert (draft.answers, draft.answer_kind) == ((answer,), kind)
 
 
 def test_a_conversation_that_ends_with_the_question_has_no_gold() -> None:
-    draft = SCHEMA.read({"conversations": [{"from": "human", "value": "Well?"}]})
+    draft = SCHEMA.read({"conversations": [{"from": "human", "value": "Well?"}]}, None)
     assert (draft.answers, draft.solution, draft.answer_kind) == ((), None, None)
 
 
@@ -92,6 +92,29 @@ def test_a_conversation_that_ends_with_the_question_has_no_gold() -> None:
 )
 def test_a_wrong_row_is_told(row: dict[str, object], kind: str, part: str) -> None:
     with pytest.raises(RowError) as caught:
-        SCHEMA.read(row)
+        SCHEMA.read(row, None)
     assert caught.value.kind == kind
     assert part in caught.value.reason
+
+
+def test_the_system_text_of_a_row_is_shown() -> None:
+    draft = SCHEMA.read(exchange("a", system="Be brief."), None)
+    assert draft.turns[0] == Turn(role="system", content=("Be brief.",))
+    assert draft.metadata == {}
+
+
+def test_another_system_text_than_that_of_the_turns_is_metadata() -> None:
+    turns = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Well?"}]
+    draft = SCHEMA.read({"conversations": turns, "system": "Be kind."}, None)
+    assert draft.turns[0] == Turn(role="system", content=("Be brief.",))
+    assert draft.metadata == {"system": "Be kind."}
+
+
+def test_a_gold_column_of_its_own_comes_before_the_last_turn() -> None:
+    draft = SCHEMA.read(exchange("We add 3 and 4.", answer="7"), None)
+    assert (draft.answers, draft.solution, draft.metadata) == (("7",), "We add 3 and 4.", {})
+
+
+def test_the_declared_kind_of_a_source_comes_before_the_method() -> None:
+    draft = SCHEMA.read(exchange([1, 2, 3, 4], accu_reward_method="iou"), "text")
+    assert (draft.answers, draft.answer_kind) == (("[1, 2, 3, 4]",), "text")

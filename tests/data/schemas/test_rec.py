@@ -6,7 +6,7 @@ from tests.data.schemas.published_rows import REC
 
 
 def test_a_referring_expression_has_a_box_in_pixels() -> None:
-    draft = SCHEMA.read(REC)
+    draft = SCHEMA.read(REC, None)
     image = Picture("train2014/COCO_train2014_000000581857.jpg")
     assert draft.turns == (Turn(role="user", content=(image, REC["problem"])),)
     assert (draft.answers, draft.answer_kind) == (("[352.14, 33.94, 639.59, 224.86]",), "box")
@@ -30,17 +30,17 @@ def test_a_referring_expression_has_a_box_in_pixels() -> None:
     ],
 )
 def test_what_the_box_counts_is_told(solution: object, normalized: object, box: str, space: str) -> None:
-    draft = SCHEMA.read({**REC, "solution": solution, "normalized_solution": normalized})
+    draft = SCHEMA.read({**REC, "solution": solution, "normalized_solution": normalized}, None)
     assert (draft.answers, draft.metadata["box_space"]) == ((box,), space)
 
 
 def test_a_row_without_a_box_has_no_answers() -> None:
-    draft = SCHEMA.read({"problem": "Where?"})
+    draft = SCHEMA.read({"problem": "Where?"}, None)
     assert (draft.answers, draft.metadata) == ((), {})
 
 
 def test_the_rows_own_word_on_its_boxes_stands() -> None:
-    assert SCHEMA.read({**REC, "box_space": "per_mille"}).metadata["box_space"] == "per_mille"
+    assert SCHEMA.read({**REC, "box_space": "per_mille"}, None).metadata["box_space"] == "per_mille"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,6 @@ def test_the_rows_own_word_on_its_boxes_stands() -> None:
 )
 def test_a_wrong_box_is_told(change: dict[str, object], part: str) -> None:
     with pytest.raises(RowError) as caught:
-        SCHEMA.read({**REC, **change})
+        SCHEMA.read({**REC, **change}, None)
     assert caught.value.kind == "wrong_box"
     assert part in caught.value.reason

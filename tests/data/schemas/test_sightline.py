@@ -87,7 +87,7 @@ def row_of(draft: Draft, *, is_parquet: bool) -> dict[str, object]:
 def test_a_draft_in_json_lines_reads_back_the_same(draft: Draft) -> None:
     row = json.loads(json.dumps(row_of(draft, is_parquet=False)))
     assert SCHEMA.recognises(row)
-    assert SCHEMA.read(row) == draft
+    assert SCHEMA.read(row, None) == draft
 
 
 @settings(deadline=None)
@@ -95,11 +95,11 @@ def test_a_draft_in_json_lines_reads_back_the_same(draft: Draft) -> None:
 def test_a_draft_in_parquet_reads_back_the_same(draft: Draft) -> None:
     row = row_of(draft, is_parquet=True)
     assert SCHEMA.recognises(row)
-    assert SCHEMA.read(row) == draft
+    assert SCHEMA.read(row, None) == draft
 
 
 def test_a_written_row_is_read_whole() -> None:
-    assert SCHEMA.read(OWN) == Draft(
+    assert SCHEMA.read(OWN, None) == Draft(
         turns=(
             Turn(role="system", content=("Be brief.",)),
             Turn(role="user", content=(Picture("cats.images/ab.png"), "How many <image> tags?")),
@@ -114,27 +114,30 @@ def test_a_written_row_is_read_whole() -> None:
 
 
 def test_a_parquet_row_has_pictures_inside_and_its_metadata_as_text() -> None:
-    draft = SCHEMA.read(OWN_PARQUET)
+    draft = SCHEMA.read(OWN_PARQUET, None)
     assert draft.turns[0].content == (Picture({"bytes": PNG, "path": "ab.png"}), "Which?")
     assert (draft.answers, draft.choices, draft.metadata) == (("B",), ("red", "blue"), {"level": 3})
 
 
 def test_golds_are_taken_as_they_are_written() -> None:
     answers = ["$\\boxed{60}$", "<answer>60</answer>", " 60 "]
-    assert SCHEMA.read({**OWN, "answers": answers}).answers == tuple(answers)
+    assert SCHEMA.read({**OWN, "answers": answers}, None).answers == tuple(answers)
 
 
 def test_text_instead_of_parts_may_have_tags() -> None:
     messages = [{"role": "user", "content": "Look: <image>"}]
-    assert SCHEMA.read({**OWN, "messages": messages}).turns[0].content == ("Look: ", Picture("cats.images/ab.png"))
+    assert SCHEMA.read({**OWN, "messages": messages}, None).turns[0].content == (
+        "Look: ",
+        Picture("cats.images/ab.png"),
+    )
 
 
 def test_an_option_named_by_its_text_becomes_its_letter() -> None:
-    assert SCHEMA.read({**OWN_PARQUET, "answers": ["blue"]}).answers == ("B",)
+    assert SCHEMA.read({**OWN_PARQUET, "answers": ["blue"]}, None).answers == ("B",)
 
 
 def test_columns_beside_the_written_ones_join_the_metadata() -> None:
-    assert SCHEMA.read({**OWN, "pass_rate": 0.5}).metadata == {"level": 3, "tags": ["a"], "pass_rate": 0.5}
+    assert SCHEMA.read({**OWN, "pass_rate": 0.5}, None).metadata == {"level": 3, "tags": ["a"], "pass_rate": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +156,6 @@ def test_columns_beside_the_written_ones_join_the_metadata() -> None:
 )
 def test_a_wrong_row_is_told(change: dict[str, object], kind: str, part: str) -> None:
     with pytest.raises(RowError) as caught:
-        SCHEMA.read({**OWN, **change})
+        SCHEMA.read({**OWN, **change}, None)
     assert caught.value.kind == kind
     assert part in caught.value.reason

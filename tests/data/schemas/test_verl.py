@@ -10,7 +10,7 @@ def with_gold(ground_truth: object) -> dict[str, object]:
 
 
 def test_a_mair_hub_row_is_read_and_keeps_all_else() -> None:
-    draft = SCHEMA.read(MAIR_HUB)
+    draft = SCHEMA.read(MAIR_HUB, None)
     text = "\nFind x. You first think about the reasoning process"
     assert draft.turns == (Turn(role="user", content=(Picture(STRUCT), text)),)
     assert (draft.answers, draft.source) == (("11",), "FanqingM/MMK12")
@@ -18,7 +18,7 @@ def test_a_mair_hub_row_is_read_and_keeps_all_else() -> None:
 
 
 def test_all_golds_of_a_skywork_row_are_kept() -> None:
-    draft = SCHEMA.read(SKYWORK)
+    draft = SCHEMA.read(SKYWORK, None)
     assert draft.answers == ("2", "-2", "\\pm 2")
     assert draft.metadata["extra_info"] == SKYWORK["extra_info"]
     assert draft.metadata["reward_model"] == SKYWORK["reward_model"]
@@ -40,7 +40,7 @@ def test_all_golds_of_a_skywork_row_are_kept() -> None:
 def test_one_gold_or_a_list_of_golds_may_be_written_in_several_ways(
     ground_truth: object, answers: tuple[str, ...]
 ) -> None:
-    assert SCHEMA.read(with_gold(ground_truth)).answers == answers
+    assert SCHEMA.read(with_gold(ground_truth), None).answers == answers
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,6 @@ def test_one_gold_or_a_list_of_golds_may_be_written_in_several_ways(
 )
 def test_a_wrong_row_is_told(row: dict[str, object], kind: str, part: str) -> None:
     with pytest.raises(RowError) as caught:
-        SCHEMA.read(row)
+        SCHEMA.read(row, None)
     assert caught.value.kind == kind
     assert part in caught.value.reason
