@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -310,7 +311,13 @@ def _row_of(file: Path, row_number: int, columns: object) -> Row | BadRow:
 
 
 def _row(file: Path, row_number: int, columns: Mapping[str, object]) -> Row:
-    return Row(origin=str(file), folder=file.parent, row_number=row_number, columns=columns)
+    return Row(origin=str(file), folder=_folder_of(file), row_number=row_number, columns=columns)
+
+
+@lru_cache(maxsize=8)
+def _folder_of(file: Path) -> Path:
+    """One object for all rows: pictures are looked up by it."""
+    return file.parent
 
 
 def _listed(names: Iterable[str]) -> str:
