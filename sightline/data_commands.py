@@ -157,16 +157,19 @@ def _inspect(options: argparse.Namespace) -> None:
     sections = _sections(options, checkpoint=options.model)
     _refuse_own_keys(sections)
     inspected = inspect_data(_data(sections, options.path), model=_model(sections), against=options.against)
-    inspection = inspected.inspection
-    if options.json:
-        print(json.dumps(inspection.as_json(), indent=2, ensure_ascii=False))
-    else:
-        print(inspection_text(inspection))
     if options.html is not None:
         from sightline.curation.inspection.page import write_inspection_page
 
+        if options.html.resolve() == Path(options.path).resolve():
+            raise ConfigError(f"{options.html} is the file that is read; name another one for --html")
         write_inspection_page(inspected, options.html)
-        _say(options, f"page: {options.html}")
+    inspection = inspected.inspection
+    if options.json:
+        print(json.dumps(inspection.as_json(), indent=2))
+    else:
+        print(inspection_text(inspection))
+    if options.html is not None:
+        print(f"page: {options.html}", file=sys.stderr if options.json else sys.stdout)
     if options.fail_on_bad_rows and inspection.num_bad:
         raise DataError(f"{inspection.num_bad} of {inspection.num_rows} rows can't be used")
 
@@ -244,8 +247,3 @@ def _synthesize(options: argparse.Namespace) -> None:
     print(json.dumps(asdict(summary), indent=2) if options.json else summary_text(summary))
     if summary.stopped_by is not None:
         raise RunError(summary.stopped_by)
-
-
-def _say(options: argparse.Namespace, line: str) -> None:
-    """A line for people; standard output is kept for JSON where that was asked for."""
-    print(line, file=sys.stderr if options.json else sys.stdout)

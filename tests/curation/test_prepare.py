@@ -305,10 +305,11 @@ def test_what_a_killed_call_left_is_cleared(tmp_path: Path) -> None:
     prepare_small(tmp_path)
     whole = tree(tmp_path / "out")
     (tmp_path / "out" / "geoqa-8k.card.json").unlink()
-    (tmp_path / "out" / ".tmp-geoqa-8k").mkdir()
-    (tmp_path / "out" / ".tmp-geoqa-8k" / "rows.json").touch()
+    (tmp_path / "out" / ".tmp-0123456789ab-geoqa-8k").mkdir()
+    (tmp_path / "out" / ".tmp-0123456789ab-geoqa-8k" / "rows.json").touch()
     (tmp_path / "out" / ".tmp-0123456789ab-geoqa-8k.jsonl").touch()
-    (tmp_path / "out" / "geoqa-8k.images" / ".tmp-0123456789ab-x.png").touch()
+    (tmp_path / "out" / ".tmp-0123456789ab-geoqa-8k.card.json").touch()
+    (tmp_path / "out" / "geoqa-8k.images" / f".tmp-0123456789ab-{'0' * 32}.png").touch()
     prepare_small(tmp_path)
     assert tree(tmp_path / "out") == whole
 
@@ -344,7 +345,7 @@ def test_the_hub_is_asked_for_the_needed_files_and_its_commit_goes_into_the_card
 def test_a_given_commit_that_is_there_needs_no_hub(tmp_path: Path, hub: FakeHub) -> None:
     geoqa(hub.repository)
     prepare("geoqa-8k", tmp_path / "out", revision=COMMIT, accept_num_rows=True)
-    assert prepare("geoqa-8k", tmp_path / "out", revision=COMMIT).was_there
+    assert prepare("geoqa-8k", tmp_path / "out", revision=COMMIT, accept_num_rows=True).was_there
     assert len(hub.calls) == 1
 
 
