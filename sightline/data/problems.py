@@ -11,7 +11,8 @@ from sightline.data.config import SourceConfig
 from sightline.data.content import checked_text
 from sightline.data.pictures import PictureLookup
 from sightline.data.rows import Draft, Row, RowError
-from sightline.types import ImageRef, Message, Problem
+from sightline.data.turns import merged_texts
+from sightline.types import Message, Problem
 
 
 def problem_of(
@@ -54,7 +55,7 @@ def asked(problem: Problem, source: SourceConfig) -> Problem:
         earlier = [message for message in earlier if message.role != "system"]
         if source.system_prompt:
             earlier.insert(0, Message(role="system", content=(source.system_prompt,)))
-    question = Message(role="user", content=_merge_texts([before, *last.content, after]))
+    question = Message(role="user", content=merged_texts([before, *last.content, after]))
     return replace(problem, messages=(*earlier, question))
 
 
@@ -62,17 +63,6 @@ def _identifier(identifier: str | None, row: Row, name: str, prefix: str) -> str
     if identifier is None:
         return f"{prefix or name}-{row.row_number}"
     return f"{prefix}/{identifier}" if prefix else identifier
-
-
-def _merge_texts(parts: Sequence[str | ImageRef]) -> tuple[str | ImageRef, ...]:
-    """Neighbouring texts as one, empty ones gone."""
-    merged: list[str | ImageRef] = []
-    for part in parts:
-        if isinstance(part, str) and merged and isinstance(merged[-1], str):
-            merged[-1] += part
-        elif part != "":
-            merged.append(part)
-    return tuple(merged)
 
 
 def _plain(value: object) -> object:

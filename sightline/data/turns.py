@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 from sightline.data.choices import with_choices
 from sightline.data.config import IMAGE_TAG
@@ -47,6 +47,7 @@ class _Mark:
 
 
 _Part = str | Picture | _Mark
+PictureT = TypeVar("PictureT")
 
 
 def place_pictures(text: str, pictures: Sequence[Picture], *, name: str = "problem") -> tuple[str | Picture, ...]:
@@ -167,6 +168,17 @@ def unread_messages(columns: Columns, name: str) -> dict[str, object]:
     return {}
 
 
+def merged_texts(parts: Iterable[str | PictureT]) -> tuple[str | PictureT, ...]:
+    """The same content without empty texts and without two texts in a row."""
+    merged: list[str | PictureT] = []
+    for part in parts:
+        if isinstance(part, str) and merged and isinstance(merged[-1], str):
+            merged[-1] += part
+        elif part != "":
+            merged.append(part)
+    return tuple(merged)
+
+
 def _placed_turns(
     messages: Sequence[object], pictures: Sequence[Picture], name: str, read_text: Callable[[str], list[_Part]]
 ) -> tuple[Turn, ...]:
@@ -258,19 +270,8 @@ def _filled(contents: list[list[_Part]], pictures: Sequence[Picture], name: str)
                 raise RowError("wrong_image_tags", reason)
             content.append(pictures[num_taken])
             num_taken += 1
-        filled.append(_merged(content))
+        filled.append(merged_texts(content))
     return filled
-
-
-def _merged(parts: Iterable[str | Picture]) -> tuple[str | Picture, ...]:
-    """The same content without empty texts and without two texts in a row."""
-    merged: list[str | Picture] = []
-    for part in parts:
-        if isinstance(part, str) and merged and isinstance(merged[-1], str):
-            merged[-1] += part
-        elif part != "":
-            merged.append(part)
-    return tuple(merged)
 
 
 def _items(value: object) -> Sequence[object]:

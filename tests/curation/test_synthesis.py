@@ -2,15 +2,13 @@
 
 import base64
 import io
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from sightline.curation.synthesis.config import SynthesisConfig
-from sightline.curation.synthesis.synthesize import SynthesisSummary, summary_text, synthesize
+from sightline.curation.synthesis.synthesize import summary_text, synthesize
 from sightline.data import DataConfig, load_problems
 from sightline.errors import RunError
 from sightline.images import ImageStore
@@ -28,25 +26,12 @@ from tests.curation.scripted_server import (
     knows_all,
     rewrite_of,
 )
-
-
-def _config(server: ScriptedServer, **options: Any) -> SynthesisConfig:
-    defaults = {"model": "scripted", "num_samples": 4, "retry_seconds": 0.01, "api_key_variable": "SIGHTLINE_TEST_KEY"}
-    return SynthesisConfig(base_url=server.base_url, **{**defaults, **options})
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def _run(server: ScriptedServer, out: Path, num_problems: int = 3, **options: Any) -> SynthesisSummary:
-    images = ImageStore()
-    return synthesize(cards(num_problems, images), images, out, config=_config(server, **options))
+from tests.curation.synthesis_runs import config_for, rows_of, run
 
 
 def test_accepted_rows_load_as_problems_with_new_question_answer_and_solution(tmp_path: Path) -> None:
     with ScriptedServer(knows_all) as server:
-        summary = _run(server, tmp_path / "out.jsonl")
+        summary = run(server, tmp_path / "out.jsonl")
     assert (summary.num_problems, summary.num_accepted, summary.num_unfinished) == (3, 3, 0)
     images = ImageStore()
     problems = load_problems(DataConfig(path=str(tmp_path / "out.jsonl")), images).problems
@@ -62,8 +47,8 @@ def test_accepted_rows_load_as_problems_with_new_question_answer_and_solution(tm
 
 def test_an_accepted_row_keeps_verdicts_the_original_and_its_other_columns(tmp_path: Path) -> None:
     with ScriptedServer(knows_all) as server:
-        _run(server, tmp_path / "out.jsonl", num_samples=2)
-    assert _rows(tmp_path / "out.jsonl")[1]["metadata"] == {
+        run(server, tmp_path / "out.jsonl", num_samples=2)
+    assert rows_of(tmp_path / "out.jsonl")[1]["metadata"] == {
         "difficulty": 1,
         "synthesis": {
             "model": "scripted",
@@ -86,7 +71,7 @@ def test_an_accepted_row_keeps_verdicts_the_original_and_its_other_columns(tmp_p
 
 def test_pictures_are_sent_and_the_gold_answer_only_for_the_rewrite(tmp_path: Path) -> None:
     with ScriptedServer(knows_all) as server:
-        _run(server, tmp_path / "out.jsonl", num_problems=2, num_samples=3)
+        run(server, tmp_path / "out.jsonl", num_problems=2, num_samples=3)
     rewrites = [asked for asked in server.asked if asked.is_rewrite]
     answers = [asked for asked in server.asked if not asked.is_rewrite]
     assert (len(rewrites), len(answers)) == (2, 6)
@@ -101,7 +86,7 @@ def test_pictures_are_sent_and_the_gold_answer_only_for_the_rewrite(tmp_path: Pa
 
 def test_every_call_has_its_own_seed_the_models_name_and_its_options(tmp_path: Path) -> None:
     with ScriptedServer(knows_all) as server:
-        _run(server, tmp_path / "out.jsonl", max_response_tokens=77, json_mode=True, answer_temperature=None)
+        run(server, tmp_path / "out.jsonl", max_response_tokens=77, json_mode=True, answer_temperature=None)
     assert len({asked.body["seed"] for asked in server.asked}) == len(server.asked) == 15
     assert {asked.path for asked in server.asked} == {"/v1/chat/completions"}
     for asked in server.asked:
@@ -113,10 +98,10 @@ def test_every_call_has_its_own_seed_the_models_name_and_its_options(tmp_path: P
 
 def test_each_rejected_row_has_its_reason_and_is_as_it_was(tmp_path: Path) -> None:
     with ScriptedServer(four_fates) as server:
-        summary = _run(server, tmp_path / "out.jsonl", num_problems=4, num_samples=4)
+        summary = run(server, tmp_path / "out.jsonl", num_problems=4, num_samples=4)
     assert summary.rejected_by_reason == {"unparseable": 1, "disagrees_with_original": 1, "low_agreement": 1}
     assert (summary.num_accepted, summary.num_rejected) == (1, 3)
-    rows = _rows(tmp_path / "out.rejected.jsonl")
+    rows = rows_of(tmp_path / "out.rejected.jsonl")
     verdicts = [row["metadata"]["synthesis"] for row in rows]
     assert [verdict["rejection"] for verdict in verdicts] == ["unparseable", "disagrees_with_original", "low_agreement"]
     assert verdicts[0]["detail"] == "the reply holds 0 JSON objects with a question, not one"
@@ -132,7 +117,7 @@ def test_each_rejected_row_has_its_reason_and_is_as_it_was(tmp_path: Path) -> No
 
 def test_no_answers_are_paid_for_once_a_rewrite_is_rejected(tmp_path: Path) -> None:
     with ScriptedServer(lambda asked: completion(rewrite_of(asked, answer="7"))) as server:
-        _run(server, tmp_path / "out.jsonl")
+        run(server, tmp_path / "out.jsonl")
     assert len(server.asked) == 3
 
 
@@ -146,10 +131,10 @@ def test_a_reply_that_can_not_be_read_is_asked_again_with_another_seed(tmp_path:
         return completion(rewrite_of(asked) if len(seen) == 3 else "```json\n{broken")
 
     with ScriptedServer(third_time_lucky) as server:
-        summary = _run(server, tmp_path / "out.jsonl", num_problems=1, num_attempts=3)
+        summary = run(server, tmp_path / "out.jsonl", num_problems=1, num_attempts=3)
     assert summary.num_accepted == 1
     assert len(set(seen)) == 3
-    assert _rows(tmp_path / "out.jsonl")[0]["metadata"]["synthesis"]["num_attempts"] == 3
+    assert rows_of(tmp_path / "out.jsonl")[0]["metadata"]["synthesis"]["num_attempts"] == 3
 
 
 @pytest.mark.parametrize(
@@ -176,10 +161,10 @@ def test_agreement_is_right_answers_over_all_and_must_be_within_its_bounds(
         return completion("<think>I am still thin", finish_reason="length")  # without an answer: wrong
 
     with ScriptedServer(some_right) as server:
-        summary = _run(server, tmp_path / "out.jsonl", num_problems=1, concurrency=1, **bounds)
+        summary = run(server, tmp_path / "out.jsonl", num_problems=1, concurrency=1, **bounds)
     assert summary.rejected_by_reason == ({reason: 1} if reason else {})
     path = tmp_path / ("out.rejected.jsonl" if reason else "out.jsonl")
-    assert _rows(path)[0]["metadata"]["synthesis"]["agreement"] == num_right / 4
+    assert rows_of(path)[0]["metadata"]["synthesis"]["agreement"] == num_right / 4
 
 
 def test_a_choice_row_has_its_options_in_the_question_and_its_letter_as_answer(tmp_path: Path) -> None:
@@ -190,7 +175,7 @@ def test_a_choice_row_has_its_options_in_the_question_and_its_letter_as_answer(t
         return completion(rewrite_of(asked, answer_kind="choice", answer="1000", choices=["7", "1000"]))
 
     with ScriptedServer(as_choice) as server:
-        summary = _run(server, tmp_path / "out.jsonl", num_problems=1)
+        summary = run(server, tmp_path / "out.jsonl", num_problems=1)
     assert summary.num_accepted == 1
     (problem,) = load_problems(DataConfig(path=str(tmp_path / "out.jsonl")), ImageStore()).problems
     assert (problem.answers, problem.answer_kind, problem.choices) == (("B",), "choice", ("7", "1000"))
@@ -205,7 +190,7 @@ def test_problems_that_no_rewrite_could_be_checked_against_cost_nothing(tmp_path
         Problem(id="empty", messages=(message,), answers=(".",)),
     ]
     with ScriptedServer(knows_all) as server:
-        summary = synthesize(problems, ImageStore(), tmp_path / "out.jsonl", config=_config(server))
+        summary = synthesize(problems, ImageStore(), tmp_path / "out.jsonl", config=config_for(server))
     assert summary.rejected_by_reason == {"no_gold_answer": 2, "unsupported_kind": 1}
     assert server.asked == []
 
@@ -217,8 +202,8 @@ def test_rows_keep_the_sources_order_whatever_order_replies_come_in(tmp_path: Pa
         )
 
     with ScriptedServer(later_ones_first) as server:
-        _run(server, tmp_path / "out.jsonl", num_problems=6, num_samples=1)
-    assert [row["id"] for row in _rows(tmp_path / "out.jsonl")] == [f"card-{number}" for number in range(6)]
+        run(server, tmp_path / "out.jsonl", num_problems=6, num_samples=1)
+    assert [row["id"] for row in rows_of(tmp_path / "out.jsonl")] == [f"card-{number}" for number in range(6)]
 
 
 def test_a_picture_of_many_rows_is_written_once(tmp_path: Path) -> None:
@@ -226,16 +211,16 @@ def test_a_picture_of_many_rows_is_written_once(tmp_path: Path) -> None:
     (problem,) = cards(1, images)
     twice = [problem, Problem(id="again", messages=problem.messages, answers=problem.answers)]
     with ScriptedServer(knows_all) as server:
-        synthesize(twice, images, tmp_path / "out.jsonl", config=_config(server))
+        synthesize(twice, images, tmp_path / "out.jsonl", config=config_for(server))
     (picture,) = (tmp_path / "out.images").iterdir()
-    assert [row["images"] for row in _rows(tmp_path / "out.jsonl")] == [[f"out.images/{picture.name}"]] * 2
+    assert [row["images"] for row in rows_of(tmp_path / "out.jsonl")] == [[f"out.images/{picture.name}"]] * 2
 
 
 def test_tokens_and_cost_are_added_up_over_all_runs(tmp_path: Path) -> None:
     prices = {"price_per_million_input_tokens": 2.0, "price_per_million_output_tokens": 10.0}
     with ScriptedServer(knows_all) as server:
-        _run(server, tmp_path / "out.jsonl", num_problems=1, num_samples=1, **prices)
-        summary = _run(server, tmp_path / "out.jsonl", num_problems=3, num_samples=1, **prices)
+        run(server, tmp_path / "out.jsonl", num_problems=1, num_samples=1, **prices)
+        summary = run(server, tmp_path / "out.jsonl", num_problems=3, num_samples=1, **prices)
     assert (summary.num_replies, summary.num_calls_this_run) == (6, 4)
     assert (summary.prompt_tokens, summary.completion_tokens) == (600, 60)
     assert summary.cost == pytest.approx(600 * 2e-6 + 60 * 10e-6)
@@ -246,7 +231,7 @@ def test_a_server_that_tells_no_usage_is_counted_as_such(tmp_path: Path) -> None
         return completion(rewrite_of(asked) if asked.is_rewrite else answer_to(asked), usage=None)
 
     with ScriptedServer(silent) as server:
-        summary = _run(server, tmp_path / "out.jsonl", num_problems=2, num_samples=1)
+        summary = run(server, tmp_path / "out.jsonl", num_problems=2, num_samples=1)
     assert (summary.num_replies, summary.num_replies_without_usage, summary.prompt_tokens) == (4, 4, 0)
     assert summary.cost is None
 
@@ -254,11 +239,11 @@ def test_a_server_that_tells_no_usage_is_counted_as_such(tmp_path: Path) -> None
 def test_a_limit_stops_asking_and_raising_it_goes_on_from_there(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with ScriptedServer(knows_all) as server:
-        stopped = _run(server, out, num_problems=6, num_samples=1, concurrency=1, max_total_tokens=500)
+        stopped = run(server, out, num_problems=6, num_samples=1, concurrency=1, max_total_tokens=500)
         assert stopped.stopped_by == "max_total_tokens 500 is reached; raise it to go on"
         assert (len(server.asked), stopped.num_accepted, stopped.num_unfinished) == (5, 2, 4)  # 110 tokens a call
-        assert len(_rows(out)) == 2
-        summary = _run(server, out, num_problems=6, num_samples=1)
+        assert len(rows_of(out)) == 2
+        summary = run(server, out, num_problems=6, num_samples=1)
         assert (len(server.asked), summary.num_accepted, summary.stopped_by) == (12, 6, None)
 
 
@@ -268,15 +253,15 @@ def test_a_question_that_tells_its_answer_is_asked_for_again(tmp_path: Path) -> 
         return completion(rewrite_of(asked, question=f"What is on card {number}? (gold was {1000 + number})"))
 
     with ScriptedServer(tells) as server:
-        summary = _run(server, tmp_path / "out.jsonl", num_problems=1, num_attempts=2)
+        summary = run(server, tmp_path / "out.jsonl", num_problems=1, num_attempts=2)
     assert (summary.rejected_by_reason, len(server.asked)) == ({"unparseable": 1}, 2)
-    verdict = _rows(tmp_path / "out.rejected.jsonl")[0]["metadata"]["synthesis"]
+    verdict = rows_of(tmp_path / "out.rejected.jsonl")[0]["metadata"]["synthesis"]
     assert verdict["detail"] == "question tells the answer"
 
 
 def test_the_summary_counts_what_is_unfinished_and_leaves_the_reason_to_stopped_by(tmp_path: Path) -> None:
     with ScriptedServer(knows_all) as server:
-        stopped = _run(server, tmp_path / "out.jsonl", num_samples=1, concurrency=1, max_total_tokens=300)
+        stopped = run(server, tmp_path / "out.jsonl", num_samples=1, concurrency=1, max_total_tokens=300)
     lines = summary_text(stopped).splitlines()
     assert lines[0] == "3 problems: 1 accepted, 0 rejected, 2 unfinished"
     assert not any("go on" in line or "goes on" in line for line in lines)
@@ -284,24 +269,24 @@ def test_the_summary_counts_what_is_unfinished_and_leaves_the_reason_to_stopped_
 
 def test_a_limit_that_is_reached_with_the_last_call_stops_nothing(tmp_path: Path) -> None:
     with ScriptedServer(knows_all) as server:
-        summary = _run(server, tmp_path / "out.jsonl", num_samples=1, concurrency=1, max_total_tokens=660)
+        summary = run(server, tmp_path / "out.jsonl", num_samples=1, concurrency=1, max_total_tokens=660)
     assert (summary.num_unfinished, summary.stopped_by) == (0, None)
 
 
 def test_a_cost_limit_stops_likewise(tmp_path: Path) -> None:
     prices = {"price_per_million_input_tokens": 10_000.0, "price_per_million_output_tokens": 0.0}  # 1 a call
     with ScriptedServer(knows_all) as server:
-        summary = _run(server, tmp_path / "out.jsonl", concurrency=1, num_samples=1, max_cost=3.0, **prices)
+        summary = run(server, tmp_path / "out.jsonl", concurrency=1, num_samples=1, max_cost=3.0, **prices)
     assert (len(server.asked), summary.cost) == (3, 3.0)
     assert summary.stopped_by == "max_cost 3 is reached; raise it to go on"
 
 
-def test_a_limit_that_can_not_be_kept_ends_the_run(tmp_path: Path) -> None:
+def test_a_limit_that_can_not_be_kept_ends_therun(tmp_path: Path) -> None:
     with (
         ScriptedServer(lambda asked: completion(rewrite_of(asked), usage=None)) as server,
         pytest.raises(RunError, match="does not say how many tokens a call took"),
     ):
-        _run(server, tmp_path / "out.jsonl", max_total_tokens=1000, concurrency=1)
+        run(server, tmp_path / "out.jsonl", max_total_tokens=1000, concurrency=1)
     assert len(server.asked) == 1
 
 
@@ -318,10 +303,10 @@ def test_options_that_change_replies_are_refused_for_the_same_out(
     tmp_path: Path, changes: dict[str, Any], named: str
 ) -> None:
     with ScriptedServer(knows_all) as server:
-        _run(server, tmp_path / "out.jsonl", num_problems=1)
+        run(server, tmp_path / "out.jsonl", num_problems=1)
         num_asked = len(server.asked)
         with pytest.raises(RunError, match=named):
-            _run(server, tmp_path / "out.jsonl", num_problems=1, **changes)
+            run(server, tmp_path / "out.jsonl", num_problems=1, **changes)
         assert len(server.asked) == num_asked
 
 
@@ -330,9 +315,9 @@ def test_one_refused_request_rejects_its_row_and_the_others_go_on(tmp_path: Path
         return failure(400, "content policy") if card_number(asked) == 1 else knows_all(asked)
 
     with ScriptedServer(refuses_card_1) as server:
-        summary = _run(server, tmp_path / "out.jsonl", concurrency=1)
+        summary = run(server, tmp_path / "out.jsonl", concurrency=1)
         num_asked = len(server.asked)
         assert (summary.num_accepted, summary.rejected_by_reason) == (2, {"refused_by_server": 1})
-        assert _rows(tmp_path / "out.rejected.jsonl")[0]["metadata"]["synthesis"]["detail"] == "400: content policy"
-        _run(server, tmp_path / "out.jsonl", concurrency=1)
+        assert rows_of(tmp_path / "out.rejected.jsonl")[0]["metadata"]["synthesis"]["detail"] == "400: content policy"
+        run(server, tmp_path / "out.jsonl", concurrency=1)
         assert len(server.asked) == num_asked
