@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_LogHandler()])
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else ten lines of retries before our one
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few characters shows the others as \\u...
     run: Callable[[argparse.Namespace], None] = options.run
