@@ -229,7 +229,7 @@ def _prepare(options: argparse.Namespace) -> None:
 def _synthesize(options: argparse.Namespace) -> None:
     from sightline.curation.synthesis.config import SynthesisConfig
     from sightline.curation.synthesis.synthesize import summary_text, synthesize, written_files
-    from sightline.data import load_problems
+    from sightline.data import load_rows
     from sightline.data.writing import refuse_inputs
     from sightline.images import ImageStore
     from sightline.recipe import resolve_recipe
@@ -242,7 +242,7 @@ def _synthesize(options: argparse.Namespace) -> None:
     data = _data(sections, options.path)
     refuse_inputs(data, *written_files(options.out))
     images = ImageStore(allow_urls=data.allow_urls)
-    problems = load_problems(data, images, as_asked=False).problems
+    problems = load_rows(data, images).problems
     summary = synthesize(problems, images, options.out, config=config)
     print(json.dumps(asdict(summary), indent=2) if options.json else summary_text(summary))
     if summary.stopped_by is not None:

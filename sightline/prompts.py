@@ -105,13 +105,17 @@ def load_inputs(model: ModelConfig, *, allow_urls: bool = False) -> Inputs:
 
 
 def load_prompts(inputs: Inputs, data: DataConfig, *, max_response_tokens: int) -> PromptSet:
-    """Read problems and count their prompts' tokens; nothing is encoded, and no picture decoded for it.
+    """Read problems, and make prompts of them with `prompts_of`."""
+    return prompts_of(inputs, load_problems(data, inputs.images), data, max_response_tokens=max_response_tokens)
+
+
+def prompts_of(inputs: Inputs, loaded: LoadedData, data: DataConfig, *, max_response_tokens: int) -> PromptSet:
+    """Count the tokens of problems' prompts; nothing is encoded, and no picture decoded for it.
 
     Raises DataError if the model can't take a prompt, or it leaves no room for an answer, and the data says to stop
     at bad rows; and if none is left.
     """
-    loaded = load_problems(data, inputs.images)
-    lengths = _in_parts(inputs.family.prompt_lengths, loaded.problems)
+    lengths = prompt_lengths(inputs.family, loaded.problems)
     kept: list[int] = []
     unusable: list[str] = []
     num_too_long = 0
@@ -194,6 +198,11 @@ def count_tokens(prompts: PromptSet) -> TokenCounts:
     mean_per_image = sum(images) / len(images) if images else 0.0
     lengths_P = prompts.lengths_P
     return TokenCounts(float(lengths_P.mean()), int(lengths_P.max()), mean_per_image, max(images, default=0))
+
+
+def prompt_lengths(family: Family, problems: Sequence[Problem]) -> list[int | DataError]:
+    """Tokens of each problem's prompt, or why it can't be one."""
+    return _in_parts(family.prompt_lengths, problems)
 
 
 def _in_parts(work: Callable[[Sequence[Problem]], Sequence[Result]], problems: Sequence[Problem]) -> list[Result]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.data.config import DataConfig
-from sightline.data.filters import load_problems
+from sightline.data.filters import load_rows
 from sightline.data.rows import BadRow
 from sightline.data.writing import refuse_inputs, require_writable, write_problems
 from sightline.images import ImageStore
@@ -34,7 +34,7 @@ def convert(config: DataConfig, out: Path) -> ConversionReport:
     require_writable(out)
     refuse_inputs(config, out)
     images = ImageStore(allow_urls=config.allow_urls)
-    data = load_problems(config, images, as_asked=False)
+    data = load_rows(config, images)
     num_written = write_problems(out, data.problems, images)
     return ConversionReport(
         out=out,

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self, cast
 
@@ -18,13 +18,12 @@ from pydantic import Field, model_validator
 
 from sightline.cluster.placement import place_engine
 from sightline.curation.journal import ANSWERED, Journal
-from sightline.data import Candidate, DataConfig, read_data
+from sightline.data import DataConfig, as_asked, load_rows
 from sightline.data.writing import refuse_inputs, require_writable, write_problems
 from sightline.errors import DataError, RunError
-from sightline.images import ImageStore
 from sightline.models.config import ModelConfig
 from sightline.progress import live_line
-from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
+from sightline.prompts import Inputs, PromptSet, load_inputs, prompts_of
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.scorer import Scorer
 from sightline.rollout.engine import Engine, Sampling
@@ -84,18 +83,8 @@ class PassRateReport:
 
     def as_json(self) -> dict[str, object]:
         """All figures by name."""
-        return {
-            "num_problems": self.num_problems,
-            "num_kept": self.num_kept,
-            "num_too_easy": self.num_too_easy,
-            "num_too_hard": self.num_too_hard,
-            "num_unscored": self.num_unscored,
-            "num_left_out": self.num_left_out,
-            "problems_by_passes": list(self.problems_by_passes),
-            "num_answers": self.num_answers,
-            "seconds": self.seconds,
-            "answers_per_second": self.answers_per_second,
-        }
+        derived = {"problems_by_passes": list(self.problems_by_passes), "answers_per_second": self.answers_per_second}
+        return {**asdict(self), **derived}
 
     def as_text(self) -> str:
         """Counts, and how many problems have how many right answers, for a terminal."""
@@ -177,8 +166,9 @@ def filter_by_pass_rate(data: DataConfig, out: Path, *, model: ModelConfig, conf
         raise RunError(f"{out} is there and {rates_file.name} is not, so it is of no earlier run; name another OUT")
     scorer = Scorer(config.reward, config.max_response_tokens)
     inputs = load_inputs(model, allow_urls=data.allow_urls)
-    prompts = load_prompts(inputs, data, max_response_tokens=config.max_response_tokens)
-    rows = _rows(data, inputs.images)
+    loaded = load_rows(data, inputs.images)
+    rows = {problem.id: problem for problem in loaded.problems}
+    prompts = prompts_of(inputs, as_asked(loaded, data), data, max_response_tokens=config.max_response_tokens)
     with Journal(rates_file, identity=_identity(data, model, config)) as journal:
         num_answers, seconds = _ask(prompts, journal, inputs=inputs, scorer=scorer, config=config)
         rates = [_recorded(journal, problem) for problem in prompts.problems]
@@ -200,12 +190,6 @@ def _nothing_kept(report: PassRateReport, config: PassRateConfig, rates_file: Pa
         f"{report.num_too_hard} too hard, {report.num_unscored} unscored; name other bounds, which asks nothing again, "
         f"for the rates stay in {rates_file}"
     )
-
-
-def _rows(data: DataConfig, images: ImageStore) -> dict[str, Problem]:
-    """The problems by id, without system prompt and template; their pictures are in `images` already."""
-    results = read_data(data.model_copy(update={"verify_images": "header"}), images)
-    return {result.problem.id: result.problem for result in results if isinstance(result, Candidate)}
 
 
 def _ask(

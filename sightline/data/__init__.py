@@ -1,7 +1,7 @@
 """Data in: rows of every published format become problems; one file per schema in `schemas/`."""
 
 from sightline.data.config import DataConfig, SourceConfig
-from sightline.data.filters import LoadedData, load_problems
+from sightline.data.filters import LoadedData, as_asked, load_problems, load_rows
 from sightline.data.loading import read_data
 from sightline.data.order import problem_order
 from sightline.data.rows import BadRow
@@ -15,7 +15,9 @@ __all__ = [
     "LoadedData",
     "ProblemOrder",
     "SourceConfig",
+    "as_asked",
     "load_problems",
+    "load_rows",
     "problem_order",
     "read_data",
 ]

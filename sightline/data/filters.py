@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sightline.data.columns import number_at
 from sightline.data.config import DataConfig
@@ -30,10 +30,19 @@ class LoadedData:
     left_out: Mapping[str, int] = field(default_factory=dict[str, int])  # good rows that a filter left out, by filter
 
 
-def load_problems(config: DataConfig, images: ImageStore, *, as_asked: bool = True) -> LoadedData:
-    """Read the problems of a config's sources; their pictures go to `images`.
+def load_problems(config: DataConfig, images: ImageStore) -> LoadedData:
+    """Read the problems of a config's sources with its system prompt and template; as `load_rows` otherwise."""
+    return as_asked(load_rows(config, images), config)
 
-    They have the config's system prompt and template, or without `as_asked` what the rows say.
+
+def as_asked(rows: LoadedData, config: DataConfig) -> LoadedData:
+    """What `load_rows` gave, with the config's system prompt and template."""
+    numbered = zip(rows.problems, rows.source_numbers, strict=True)
+    return replace(rows, problems=tuple(asked(problem, config.all_sources[number]) for problem, number in numbered))
+
+
+def load_rows(config: DataConfig, images: ImageStore) -> LoadedData:
+    """Read the problems of a config's sources as the rows say them; their pictures go to `images`.
 
     Raises DataError, in one line, if a source is missing, empty or of an unknown format, if no row is usable,
     and, with on_bad_row "stop", if any row is bad. With "skip" one warning counts the bad rows by reason.
@@ -47,11 +56,8 @@ def load_problems(config: DataConfig, images: ImageStore, *, as_asked: bool = Tr
         raise DataError(f"{_where(config)}: the filters leave no problem ({_counted(left_out)}); loosen one of them")
     if left_out:
         _LOGGER.info("%s: left out %s", _where(config), _counted(left_out))
-    problems = [each.problem for each in candidates]
-    if as_asked:
-        problems = [asked(each.problem, config.all_sources[each.source_number]) for each in candidates]
     return LoadedData(
-        problems=tuple(problems),
+        problems=tuple(each.problem for each in candidates),
         source_numbers=tuple(each.source_number for each in candidates),
         bad_rows=bad_rows,
         num_rows=len(results),

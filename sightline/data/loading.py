@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sightline.data.config import DataConfig
-from sightline.data.rows import BadRow, bad_row
+from sightline.data.rows import BadRow
 from sightline.data.source_reader import Candidate, Result, SourceReader
 from sightline.data.tables import find_tables, release_memory
 from sightline.errors import DataError
@@ -76,7 +76,7 @@ def _refuse_duplicates(results: Iterable[Result]) -> Iterator[Result]:
             yield result
             continue
         reason = f"id {problem.id!r} is also the id of {first}; give each row its own, or leave ids out"
-        yield bad_row(result.row, "duplicate_id", reason)
+        yield result.as_bad("duplicate_id", reason)
 
 
 def _refuse_undecodable(results: list[Result], images: ImageStore, pool: ThreadPoolExecutor) -> list[Result]:
@@ -96,6 +96,6 @@ def _refuse_undecodable(results: list[Result], images: ImageStore, pool: ThreadP
         if isinstance(result, BadRow):
             return result
         error = next((errors[ref.digest] for ref in result.problem.images if errors[ref.digest]), None)
-        return result if error is None else bad_row(result.row, error.kind, error.reason)
+        return result if error is None else result.as_bad(error.kind, error.reason)
 
     return [judge(result) for result in results]

@@ -54,6 +54,7 @@ class BadRow:
     row_number: int
     reason_kind: RowProblem | ImageProblem
     message: str  # one line: file, row, what is wrong with which value
+    source_number: int = 0  # place in DataConfig.all_sources; the reader of a source sets it
 
 
 class RowError(Exception):

@@ -4,18 +4,18 @@ import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sightline.data.columns import has_column, number_at, renamed
 from sightline.data.config import SourceConfig
 from sightline.data.pictures import PictureLookup
 from sightline.data.problems import problem_of
 from sightline.data.row_choice import choose_rows
-from sightline.data.rows import BadRow, Draft, Picture, Row, RowError, bad_row
+from sightline.data.rows import BadRow, Draft, Picture, Row, RowError, RowProblem, bad_row
 from sightline.data.schemas import SCHEMAS, recognise
 from sightline.data.tables import Table
 from sightline.errors import DataError
-from sightline.images import ImageError, ImageStore
+from sightline.images import ImageError, ImageProblem, ImageStore
 from sightline.types import Problem
 
 _ROWS_AT_ONCE = 64  # rows with pictures inside are large; only these many are held undecoded
@@ -31,6 +31,10 @@ class Candidate:
     problem: Problem
     source_number: int  # place in DataConfig.all_sources
     format: str  # name of the schema that read it
+
+    def as_bad(self, kind: RowProblem | ImageProblem, reason: str) -> BadRow:
+        """The row as one that can't be used after all."""
+        return replace(bad_row(self.row, kind, reason), source_number=self.source_number)
 
 
 Result = Candidate | BadRow
@@ -73,7 +77,8 @@ class SourceReader:
                 if isinstance(part, Picture)
             )
             for table, label, row, draft in drafted:
-                yield self._built(table, label, row, draft, pictures)
+                built = self._built(table, label, row, draft, pictures)
+                yield replace(built, source_number=self._number) if isinstance(built, BadRow) else built
         for ours, theirs in self._unseen_columns.items():
             where = ", ".join(self._source.paths)
             raise DataError(f"{where}: no row has a column {theirs!r}, which data.columns maps {ours} to")

@@ -6,6 +6,7 @@ Rows come one by one or batch by batch, except that .json and .csv files are rea
 import csv
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,9 +78,22 @@ def _tables_at(name: str, source: SourceConfig) -> list[Table]:
     if path.is_dir():
         _refuse(source, f"{path} is a folder", "revision")
         return _folder_tables(path, source)
-    if _HUB_NAME.fullmatch(name) and path.suffix.lower() not in READERS:
+    if _looks_like_hub_name(name):
         return [_hub_table(name, source)]
     raise DataError(f"data file {path} does not exist; check data.path")
+
+
+def find_files(source: SourceConfig) -> list[Path]:
+    """The files and folders of this machine that a source's rows are in; its hub sets are not asked for.
+
+    Raises DataError like `find_tables`.
+    """
+    here = tuple(name for name in source.paths if not _looks_like_hub_name(name) or os.path.exists(name))
+    return [table.path for table in find_tables(source.model_copy(update={"path": here}))]
+
+
+def _looks_like_hub_name(name: str) -> bool:
+    return _HUB_NAME.fullmatch(name) is not None and Path(name).suffix.lower() not in READERS
 
 
 def _refuse(source: SourceConfig, what: str, *keys: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sightline.data.config import DataConfig, SourceConfig
-from sightline.data.tables import find_tables
+from sightline.data.tables import find_files
 from sightline.errors import DataError
 from sightline.files import (
     TEMPORARY_PREFIX,
@@ -119,7 +119,7 @@ def require_writable(out: Path) -> None:
 def refuse_inputs(config: DataConfig, *outs: Path) -> None:
     """Raises DataError if a file to be written is one that `config` reads: rows, `exclude`, an archive of pictures."""
     sources = (*config.all_sources, *(SourceConfig(path=name) for name in config.exclude))
-    read = [table.path for source in sources for table in find_tables(source)]
+    read = [path for source in sources for path in find_files(source)]
     read += [Path(source.image_folder).expanduser() for source in sources if source.image_folder is not None]
     resolved = {path.resolve() for path in read}
     for out in outs:

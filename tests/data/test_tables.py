@@ -9,7 +9,7 @@ import pytest
 
 from sightline.data.config import SourceConfig
 from sightline.data.rows import BadRow, Row
-from sightline.data.tables import find_tables
+from sightline.data.tables import find_files, find_tables
 from sightline.errors import DataError
 from tests.data.pictures import png, write_rows
 
@@ -147,6 +147,14 @@ def test_a_hub_set_is_loaded_by_the_same_call_as_a_local_one(tmp_path: Path, mon
     assert asked == [("owner/name", None, "train", "abc")]
     with pytest.raises(DataError, match=r"data set owner/name holds test, train; name one with data.split"):
         read(path="owner/name")
+
+
+def test_the_files_of_this_machine_are_found_without_asking_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
+    file = write_rows(tmp_path / "a.jsonl", *ROWS)
+    assert find_files(SourceConfig(path=(str(file), "owner/name", "o/" + "x" * 5000))) == [file]
 
 
 def test_a_name_that_is_neither_here_nor_on_the_hub_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

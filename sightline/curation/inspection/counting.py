@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _MAX_EXAMPLE_CHARACTERS = 60
 _MAX_COLUMN_DEPTH = 3
-_PROMPTS_AT_ONCE = 512
 _INTEGER = r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)"
 _PLAIN_NUMBER = re.compile(rf"[+-]?{_INTEGER}(?:\.[0-9]+)?")
 _NUMBER = re.compile(rf"[+-]?(?:(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)(?:e[+-]?[0-9]{{1,3}})?|[0-9]+/0*[1-9][0-9]*)")
@@ -234,9 +233,9 @@ def _number(value: object) -> float | None:
 
 def token_figures(problems: Sequence[Problem], inputs: "Inputs") -> TokenFigures:
     """Count the tokens of problems as they are asked; by arithmetic on the pictures' sizes, none is decoded."""
-    results: list[int | DataError] = []
-    for start in range(0, len(problems), _PROMPTS_AT_ONCE):
-        results += inputs.family.prompt_lengths(problems[start : start + _PROMPTS_AT_ONCE])
+    from sightline.prompts import prompt_lengths
+
+    results = prompt_lengths(inputs.family, problems)
     lengths = [result for result in results if isinstance(result, int)]
     refusals = [str(result) for result in results if isinstance(result, DataError)]
     picture_tokens = [

@@ -35,7 +35,6 @@ from sightline.data.loading import read_data
 from sightline.data.problems import asked
 from sightline.data.rows import BadRow
 from sightline.data.source_reader import Candidate
-from sightline.data.tables import find_tables
 from sightline.errors import DataError
 from sightline.files import without_nan
 from sightline.images import ImageStore
@@ -132,14 +131,14 @@ def _source_figures(
     config: DataConfig, candidates: Sequence[Candidate], bad_rows: Sequence[BadRow]
 ) -> tuple[SourceFigures, ...]:
     num_usable = Counter(candidate.source_number for candidate in candidates)
-    num_bad = Counter(bad.origin for bad in bad_rows)
+    num_bad = Counter(bad.source_number for bad in bad_rows)
     formats = {candidate.source_number: candidate.format for candidate in candidates}
     return tuple(
         SourceFigures(
             paths=source.paths,
             format=formats.get(number, "without a usable row"),
             num_usable=num_usable[number],
-            num_bad=sum(num_bad[table.origin] for table in find_tables(source)),
+            num_bad=num_bad[number],
         )
         for number, source in enumerate(config.all_sources)
     )
