@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
-AnswerKind = Literal["choice", "number", "count", "expression", "yes_no", "box", "boxes", "text", "none"]
+AnswerKind = Literal[
+    "choice", "number", "count", "expression", "yes_no", "box", "boxes", "json", "moves", "text", "none"
+]
+BoxSpace = Literal["pixels", "model_input", "per_mille", "unit"]
 FinishReason = Literal["stop", "length"]
 
 
@@ -41,6 +44,7 @@ class Problem:
     choices: tuple[str, ...] = ()  # what stands behind the letters A, B, C ..., for the kind "choice"
     solution: str | None = None  # a worked response to imitate, for supervised fine-tuning
     source: str = ""  # name of the set that it comes from
+    rewards: tuple[str, ...] = ()  # labels of the reward components that its answers get; empty: all
     place: str = ""  # "file.jsonl, row 7", for messages
     metadata: Mapping[str, object] = field(default_factory=dict[str, object])  # the row's other columns
 
@@ -62,6 +66,9 @@ class Prompt:
     problem: Problem
     token_ids: tuple[int, ...]
     images: tuple[ImageRef, ...]
+    text: str = ""  # as the chat template wrote it, one image token for each image
+    box_space: BoxSpace | None = None  # what the numbers of a box count in this family's answers; None: no convention
+    model_sizes: tuple[tuple[int, int], ...] = ()  # width and height, in pixels, of each image as the model sees it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +83,7 @@ class Rollout:
     text: str  # the response decoded, without special tokens
     finish_reason: FinishReason
     policy_version: int  # number of updates that the sampling weights had seen
+    environment_reward: float | None = None  # what the environment gave for it; None: it came from none
 
     @property
     def is_truncated(self) -> bool:
@@ -93,6 +101,8 @@ class ScoredRollout:
     extracted_answer: str | None  # the span that was graded; None: there was none
     is_correct: bool | None  # None: could not be scored
     unscored_reason: str | None = None
+    is_judged: bool = False  # an LLM judge said whether it is correct
+    details: Mapping[str, float] = field(default_factory=dict[str, float])  # "label/name": further figures of a source
     contributions: Mapping[str, float] = field(default_factory=dict[str, float])
     # by component name: its value, or 0 where the one that it requires is not 1; `reward` is their weighted sum;
     # empty if unscored

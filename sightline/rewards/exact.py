@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Literal
 
 from sightline.errors import DataError
-from sightline.rewards.answer import extract_answer
+from sightline.grading.spans import extract_answer
 from sightline.rewards.component import Component, Grader
 from sightline.types import Problem, Rollout
 

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from sightline.errors import ConfigError
-from sightline.rewards.answer import count_thinking_words
+from sightline.grading.spans import count_thinking_words
 from sightline.rewards.component import Component, Grader
 from sightline.rewards.exact import accuracy_reward
 from sightline.types import Rollout

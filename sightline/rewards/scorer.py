@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sightline.errors import DataError
 from sightline.rewards import ACCURACY
-from sightline.rewards.answer import extract_answer, has_thinking
+from sightline.grading.spans import extract_answer, has_thinking
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.exact import matches_any
 from sightline.rewards.format import format_reward

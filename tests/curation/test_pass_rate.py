@@ -14,7 +14,7 @@ from sightline.errors import DataError, RunError, SightlineError
 from sightline.images import ImageStore
 from sightline.models.config import ModelConfig
 from sightline.models.tiny import write_tiny_model
-from sightline.rewards.answer import extract_answer
+from sightline.grading.spans import extract_answer
 from sightline.rewards.exact import Accuracy, matches_any
 from sightline.rollout.engine import Sampling
 from sightline.types import Problem, Prompt, Rollout

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sightline.curation.synthesis.chat_endpoint import ChatEndpoint, EndpointConfig, picture_url
+from sightline.chat_endpoint import ChatEndpoint, EndpointConfig, picture_url
 from sightline.curation.synthesis.config import SynthesisConfig
 from sightline.curation.synthesis.synthesize import SynthesisSummary, synthesize
 from sightline.errors import ConfigError, RunError

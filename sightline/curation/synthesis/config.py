@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from sightline.curation.synthesis.chat_endpoint import EndpointConfig
+from sightline.chat_endpoint import EndpointConfig
 
 
 class SynthesisConfig(EndpointConfig):

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import cast
 
 from sightline.curation.journal import ANSWERED, Journal
-from sightline.curation.synthesis.chat_endpoint import (
+from sightline.chat_endpoint import (
     ChatEndpoint,
     ChatReply,
     ChatRequest,

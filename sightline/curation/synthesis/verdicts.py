@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sightline.curation.synthesis.chat_endpoint import ChatReply, ChatRequest
+from sightline.chat_endpoint import ChatReply, ChatRequest
 from sightline.curation.synthesis.config import SynthesisConfig
 from sightline.curation.synthesis.paid_calls import Refusal
 from sightline.curation.synthesis.rewriting import (
@@ -24,7 +24,7 @@ from sightline.curation.synthesis.rewriting import (
     tells_answer,
     with_option,
 )
-from sightline.rewards.answer import extract_answer
+from sightline.grading.spans import extract_answer
 from sightline.types import Problem
 
 Ask = Callable[[str, ChatRequest], Awaitable[ChatReply | Refusal]]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline.rewards.answer import extract_answer, has_thinking
+from sightline.grading.spans import extract_answer, has_thinking
 
 # Tags, their fragments and plain text in any order: where hand-written parsers go wrong.
 tag_soup = st.lists(
