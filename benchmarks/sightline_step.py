@@ -27,7 +27,7 @@ def main() -> None:
     """Train for one warm-up step and the timed ones."""
     options = _parse()
     logging.disable(logging.WARNING)
-    Format.grader = lambda *_: odd_length_reward
+    Format.value = lambda _, answer, __: odd_length_reward(answer.rollout)
     # Without end tokens every answer has full length, as on the other side.
     loop.load_inputs = _inputs_without_end_tokens
     with tempfile.TemporaryDirectory() as folder:

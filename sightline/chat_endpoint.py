@@ -42,8 +42,8 @@ _HINTS = {
 }
 
 
-class EndpointConfig(Section):
-    """Where the model is, what a call may cost, and how failures are met."""
+class ServerConfig(Section):
+    """Where the model is, what it is sent, and how failures are met."""
 
     base_url: str
     """Address of an OpenAI-compatible server, such as `http://localhost:8000/v1`."""
@@ -63,16 +63,6 @@ class EndpointConfig(Section):
     """Further tries of a call after a rate limit, a server error, a timeout or a broken connection."""
     retry_seconds: float = Field(default=1.0, gt=0)
     """Wait before the first of them; it doubles each time, up to a minute, with jitter; `Retry-After` counts more."""
-    max_consecutive_failures: int = Field(default=5, ge=1)
-    """Calls given up in a row, after all retries, that end the run."""
-    price_per_million_input_tokens: float | None = Field(default=None, ge=0)
-    """For the cost log; None: no cost is given."""
-    price_per_million_output_tokens: float | None = Field(default=None, ge=0)
-    """Likewise for the replies' tokens."""
-    max_cost: float | None = Field(default=None, gt=0)
-    """Stop asking once the replies so far cost this much, in the prices' currency; calls under way still end."""
-    max_total_tokens: int | None = Field(default=None, ge=1)
-    """Stop asking once the calls so far took this many tokens, of prompts and replies."""
 
     @field_validator("base_url")
     @classmethod
@@ -83,6 +73,21 @@ class EndpointConfig(Section):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url {base_url!r} is no http or https address; write one like http://host:8000/v1")
         return base_url
+
+
+class EndpointConfig(ServerConfig):
+    """A server whose calls are paid for, what they may cost, and when they are given up."""
+
+    max_consecutive_failures: int = Field(default=5, ge=1)
+    """Calls given up in a row, after all retries, that end the run."""
+    price_per_million_input_tokens: float | None = Field(default=None, ge=0)
+    """For the cost log; None: no cost is given."""
+    price_per_million_output_tokens: float | None = Field(default=None, ge=0)
+    """Likewise for the replies' tokens."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """Stop asking once the replies so far cost this much, in the prices' currency; calls under way still end."""
+    max_total_tokens: int | None = Field(default=None, ge=1)
+    """Stop asking once the calls so far took this many tokens, of prompts and replies."""
 
     @model_validator(mode="after")
     def _check_prices(self) -> Self:
@@ -128,15 +133,16 @@ class RefusedError(Exception):
 
 
 class ChatEndpoint:
-    """A server and a model; `close` it in the event loop that called it."""
+    """A server and a model; `close` it in the event loop that called it.
 
-    def __init__(self, config: EndpointConfig, images: ImageStore) -> None:
+    `images` holds the pictures that requests name; None: they name none.
+    """
+
+    def __init__(self, config: ServerConfig, images: ImageStore | None) -> None:
         try:
             import openai
         except ImportError as error:
-            raise ConfigError(
-                "an endpoint needs the package openai; install it with pip install 'sightline[synthesis]'"
-            ) from error
+            raise ConfigError("an endpoint needs the package openai; install it with pip install openai") from error
         self._config = config
         self._images = images
         self._key = _key_in(config.api_key_variable)
@@ -210,6 +216,7 @@ class ChatEndpoint:
     def _part(self, part: str | ImageRef) -> dict[str, object]:
         if isinstance(part, str):
             return {"type": "text", "text": part}
+        assert self._images is not None, "a request names a picture, and the endpoint was given no store"
         return {"type": "image_url", "image_url": {"url": picture_url(self._images, part)}}
 
     def _sorted(self, error: "APIStatusError") -> TransientError | RefusedError | RunError:

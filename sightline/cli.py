@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sightline.data_commands import add_data_commands
 from sightline.errors import ConfigError, SightlineError
+from sightline.reward_commands import add_reward_commands
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands)
     _add_task(commands)
     add_data_commands(commands)
+    add_reward_commands(commands)
     _add_tiny_model(commands)
     _add_quickstart(commands)
     return parser

@@ -146,6 +146,9 @@ class TrainRecipe(_Recipe):
     """How answers are graded."""
     max_unscored_fraction: float = Field(default=0.5, ge=0, le=1)
     """The run stops if more than this share of a step's answers could not be graded."""
+    alarm_window_steps: int | None = Field(default=20, ge=1)
+    """Steps whose means are compared with the run's first, to warn of answers that please the reward alone; None:
+    no alarms."""
     algorithm: AlgorithmConfig = Grpo()
     """How grades become a gradient."""
     learner: LearnerConfig = LearnerConfig()
@@ -181,7 +184,7 @@ class TrainRecipe(_Recipe):
 
     @model_validator(mode="after")
     def _rewards_fit_the_token_limit(self) -> Self:
-        self.reward.graders(self.rollout.max_response_tokens)
+        self.reward.check_limit(self.rollout.max_response_tokens)
         return self
 
     @model_validator(mode="after")
@@ -266,5 +269,5 @@ class SftRecipe(_Recipe):
 
     @model_validator(mode="after")
     def _rewards_fit_the_token_limit(self) -> Self:
-        self.reward.graders(self.max_response_tokens)
+        self.reward.check_limit(self.max_response_tokens)
         return self

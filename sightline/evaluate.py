@@ -22,7 +22,8 @@ from sightline.prompts import (
 )
 from sightline.recipe import resolve_recipe
 from sightline.rewards.config import RewardConfig
-from sightline.rewards.scorer import Scorer, reward_metrics
+from sightline.rewards.reward_metrics import reward_metrics
+from sightline.rewards.scorer import Scorer
 from sightline.rollout.engine import Engine, Sampling
 from sightline.run_directory import RunDirectory
 from sightline.types import ImageRef, Message, Problem, Prompt, ScoredRollout
@@ -206,17 +207,18 @@ def evaluate_checkpoint(
     config = resolve_recipe(data, DataConfig, source="sightline evaluate")
     inputs = load_inputs(ModelConfig(path=model), allow_urls=config.allow_urls)
     problems = load_prompts(inputs, config, max_response_tokens=max_response_tokens)
-    evaluator = Evaluator(
-        engine=place_engine(inputs, max_sequences=max_sequences),
-        scorer=Scorer(RewardConfig()),
-        prompts=blank_prompts(inputs, problems) if blank_images else problems,
-        blank_prompts=None,
-        num_samples=num_samples,
-        temperature=temperature,
-        max_response_tokens=max_response_tokens,
-        seed=seed,
-    )
-    evaluation = evaluator.evaluate("blank images" if blank_images else "evaluation", step=0)
+    with Scorer(RewardConfig(), images=inputs.images).checked(problems.problems) as scorer:
+        evaluator = Evaluator(
+            engine=place_engine(inputs, max_sequences=max_sequences),
+            scorer=scorer,
+            prompts=blank_prompts(inputs, problems) if blank_images else problems,
+            blank_prompts=None,
+            num_samples=num_samples,
+            temperature=temperature,
+            max_response_tokens=max_response_tokens,
+            seed=seed,
+        )
+        evaluation = evaluator.evaluate("blank images" if blank_images else "evaluation", step=0)
     paths = [path for source in config.all_sources for path in source.paths]
     return {"model": model, "data": ", ".join(paths), "seed": seed, **evaluation.as_json()}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from sightline.types import Problem, ScoredRollout
+from sightline.types import Problem, Prompt, ScoredRollout
 
 
 def rollout_rows(
@@ -23,11 +23,16 @@ def rollout_rows(
                 "is_learned_from": is_learned,
                 "question": question_text(problem),
                 "answer": problem.answer,
+                "answers": list(problem.answers),
+                "answer_kind": problem.answer_kind,
+                "choices": list(problem.choices),
                 "images": [image.digest for image in rollout.prompt.images],
                 "text": rollout.text,
                 "reward": scored.reward,
                 "rewards": dict(scored.rewards),
                 "is_correct": scored.is_correct,
+                "is_judged": scored.is_judged,
+                "reward_details": dict(scored.details),
                 "unscored_reason": scored.unscored_reason,
                 "extracted_answer": scored.extracted_answer,
                 "finish_reason": rollout.finish_reason,
@@ -35,7 +40,20 @@ def rollout_rows(
                 "policy_version": rollout.policy_version,
                 "token_ids": list(rollout.token_ids),
                 "logprobs": list(rollout.logprobs),
+                **_box_frame(rollout.prompt),
             }
+
+
+def _box_frame(prompt: Prompt) -> dict[str, object]:
+    """For answers that are boxes: the picture's size, the size that the model saw, and what its numbers count."""
+    if prompt.problem.answer_kind not in ("box", "boxes") or not prompt.images:
+        return {}
+    number = prompt.problem.metadata.get("box_image", 0)
+    image = prompt.images[number if isinstance(number, int) else 0]
+    frame: dict[str, object] = {"image_size": [image.width, image.height]}
+    if prompt.box_space is not None and prompt.model_sizes:
+        frame |= {"box_space": prompt.box_space, "model_input_size": list(prompt.model_sizes[prompt.images.index(image)])}
+    return frame
 
 
 def question_text(problem: Problem) -> str:

@@ -34,15 +34,19 @@ def fine_tune(recipe: SftRecipe) -> Path:
     heldout = load_heldout(inputs, recipe.evaluation, problems, max_response_tokens=recipe.max_response_tokens)
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.batch_size)
     run_folder, algorithm = Path(recipe.output_dir), Supervised()
-    with RunDirectory.open(
-        run_folder, recipe=recipe_as_plain(recipe), command="sightline sft", may_change=MAY_CHANGE
-    ) as run:
+    scorer = Scorer(recipe.reward, recipe.max_response_tokens, images=inputs.images)
+    with (
+        scorer.checked(heldout.problems if heldout else ()),
+        RunDirectory.open(
+            run_folder, recipe=recipe_as_plain(recipe), command="sightline sft", may_change=MAY_CHANGE
+        ) as run,
+    ):
         checkpoint = run.latest_checkpoint()
         first_step = checkpoint.step if checkpoint else 0
         run.rewind(first_step)
         placement = place_fine_tuning(recipe, inputs, checkpoint=checkpoint.path if checkpoint else None)
         learner = placement.learner
-        evaluations = _evaluations(recipe, inputs, heldout, placement.engine, run)
+        evaluations = _evaluations(recipe, inputs, heldout, placement.engine, scorer, run)
         if first_step == 0:
             evaluations.at_start()
         with live_line("sft", done=first_step, total=recipe.steps) as line:
@@ -96,14 +100,14 @@ def solution_batch(
 
 
 def _evaluations(
-    recipe: SftRecipe, inputs: Inputs, heldout: PromptSet | None, engine: Engine, run: RunDirectory
+    recipe: SftRecipe, inputs: Inputs, heldout: PromptSet | None, engine: Engine, scorer: Scorer, run: RunDirectory
 ) -> Evaluations:
     evaluator = make_evaluator(
         inputs,
         recipe.evaluation,
         heldout,
         engine=engine,
-        scorer=Scorer(recipe.reward, recipe.max_response_tokens),
+        scorer=scorer,
         temperature=1.0,
         max_response_tokens=recipe.max_response_tokens,
         seed=recipe.seed,

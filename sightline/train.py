@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from sightline.alarms import Alarms
 from sightline.batch import TrainBatch, make_train_batch
 from sightline.cluster.placement import Placement, place_training
 from sightline.config import TrainRecipe
@@ -18,13 +19,19 @@ from sightline.progress import live_line
 from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
 from sightline.recipe import recipe_as_plain
 from sightline.records import rollout_rows
-from sightline.rewards.scorer import Scorer, reward_metrics
+from sightline.rewards.reward_metrics import reward_metrics
+from sightline.rewards.scorer import Scorer
 from sightline.rollout.engine import Engine, Sampling
 from sightline.run_directory import RunDirectory
 from sightline.selection import GroupSelection
 from sightline.types import ImageRef, ScoredRollout
 
-MAY_CHANGE = frozenset({"steps", "evaluation", "checkpoint"})  # between a run and its continuation
+_MENDABLE = ("urls", "token_variable", "timeout_seconds", "num_retries", "retry_seconds", "batch_size", "processes")
+MAY_CHANGE = frozenset(  # between a run and its continuation
+    {"steps", "evaluation", "checkpoint", "alarm_window_steps", "reward.judge", "max_unscored_fraction"}
+    | {f"reward.grading.{key}" for key in ("processes", "timeout_seconds", "memory_mib")}
+    | {f"reward.components.*.{key}" for key in _MENDABLE}
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,15 +42,18 @@ def train(recipe: TrainRecipe) -> Path:
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.rollout.max_response_tokens)
     heldout = load_heldout(inputs, recipe.evaluation, problems, max_response_tokens=recipe.rollout.max_response_tokens)
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.rollout.prompts_per_step)
-    scorer, algorithm = Scorer(recipe.reward, recipe.rollout.max_response_tokens), recipe.algorithm
-    with RunDirectory.open(
-        Path(recipe.output_dir), recipe=recipe_as_plain(recipe), command="sightline train", may_change=MAY_CHANGE
-    ) as run:
+    with (
+        _scorer(recipe, inputs, problems, heldout) as scorer,
+        RunDirectory.open(
+            Path(recipe.output_dir), recipe=recipe_as_plain(recipe), command="sightline train", may_change=MAY_CHANGE
+        ) as run,
+    ):
         checkpoint = run.latest_checkpoint()
         first_step, num_drawn = checkpoint.step if checkpoint else 0, num_drawn_before(checkpoint)
         run.rewind(first_step)
         placement = place_training(recipe, inputs, checkpoint=checkpoint.path if checkpoint else None)
-        engine, learner = placement.engine, placement.learner
+        engine, learner, algorithm = placement.engine, placement.learner, recipe.algorithm
+        alarms = Alarms(recipe.alarm_window_steps, run.read_metrics())
         evaluations = _evaluations(recipe, inputs, heldout, engine, scorer, run)
         if first_step == 0:
             evaluations.at_start()
@@ -72,7 +82,7 @@ def train(recipe: TrainRecipe) -> Path:
                 done = step + 1
                 metrics |= _work_metrics(selection.scored, counters, _vision_counters(inputs, placement))
                 metrics |= _source_metrics(problems, selection.scored) | {"epoch": order.epoch_of(num_drawn)}
-                _record(run, inputs, done, selection, metrics, timer)
+                _record(run, inputs, done, selection, metrics, timer, alarms)
                 line.advance(sum(timer.seconds().values()), f"reward {metrics['reward/mean']:.3f}")
                 evaluations.after_step(done)
                 if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
@@ -80,6 +90,12 @@ def train(recipe: TrainRecipe) -> Path:
         run.prune_checkpoints(recipe.checkpoint.keep)  # a kill may have come before the last one
         evaluations.at_end(recipe.steps)
     return Path(recipe.output_dir)
+
+
+def _scorer(recipe: TrainRecipe, inputs: Inputs, problems: PromptSet, heldout: PromptSet | None) -> Scorer:
+    """What grades the answers to these problems. Raises ConfigError, DataError or RunError if it can't."""
+    scorer = Scorer(recipe.reward, recipe.rollout.max_response_tokens, images=inputs.images)
+    return scorer.checked([*problems.problems, *(heldout.problems if heldout else ())])
 
 
 def _upcoming_images(
@@ -171,6 +187,7 @@ def _record(
     selection: GroupSelection,
     metrics: dict[str, float],
     timer: PhaseTimer,
+    alarms: Alarms,
 ) -> None:
     """Write the step's rollouts, pictures and metrics, and one line for the person."""
     for group in selection.scored:
@@ -180,6 +197,7 @@ def _record(
     run.write_rollouts(step, rollout_rows(step, selection.scored, is_learned_from=selection.is_chosen))
     times = timer.metrics()
     metrics = metrics | times | {"tokens/per_second": metrics["tokens/response"] / times["time/rollout_seconds"]}
+    metrics |= alarms.after_step(metrics, run.read_evaluations())
     run.append_metrics(step, metrics)
     logger.info(step_line({"step": step, **metrics}))
 

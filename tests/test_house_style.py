@@ -23,7 +23,10 @@ OWNERS = {  # who may import it: a folder or a file
     "peft": "models/lora.py",
     "datasets": "data/tables.py",
     "pyarrow": "data",
-    "openai": "curation",
+    "openai": "chat_endpoint.py",
+    "fastapi": "reward_server.py",
+    "uvicorn": "reward_server.py",
+    "latex2sympy2_extended": "grading",
 }
 
 

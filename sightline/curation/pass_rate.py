@@ -164,12 +164,15 @@ def filter_by_pass_rate(data: DataConfig, out: Path, *, model: ModelConfig, conf
     refuse_inputs(data, out, rates_file)
     if out.exists() and not rates_file.exists():
         raise RunError(f"{out} is there and {rates_file.name} is not, so it is of no earlier run; name another OUT")
-    scorer = Scorer(config.reward, config.max_response_tokens)
     inputs = load_inputs(model, allow_urls=data.allow_urls)
     loaded = load_rows(data, inputs.images)
     rows = {problem.id: problem for problem in loaded.problems}
     prompts = prompts_of(inputs, as_asked(loaded, data), data, max_response_tokens=config.max_response_tokens)
-    with Journal(rates_file, identity=_identity(data, model, config)) as journal:
+    scorer = Scorer(config.reward, config.max_response_tokens, images=inputs.images)
+    with (
+        scorer.checked(prompts.problems),
+        Journal(rates_file, identity=_identity(data, model, config)) as journal,
+    ):
         num_answers, seconds = _ask(prompts, journal, inputs=inputs, scorer=scorer, config=config)
         rates = [_recorded(journal, problem) for problem in prompts.problems]
         report = _report(rates, config, num_rows=prompts.data.num_rows, num_answers=num_answers, seconds=seconds)

@@ -37,6 +37,9 @@ class SourceConfig(Section):
     """Start of picture paths that is taken off first, where the rows were made on another machine."""
     answer_kind: AnswerKind | None = None
     """What all gold answers are; None: as each row says, or told from its answer. `none`: rows need no answer."""
+    box_space: Literal["pixels", "per_mille", "unit"] | None = None
+    """What gold boxes count: pixels of the original picture, or parts of its width and height; None: as the row's
+    column box_space says, else pixels."""
     rows: str = "all"
     """`all`, `first:N`, `last:N` or `random:N`, N a number of rows or a percentage such as `random:10%`."""
     weight: float | None = Field(default=None, gt=0)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from sightline.data.config import DataConfig
+from sightline.data.golds import unreadable_golds
 from sightline.data.rows import BadRow
 from sightline.data.source_reader import Candidate, Result, SourceReader
 from sightline.data.tables import find_tables, release_memory
@@ -28,7 +29,7 @@ def read_data(config: DataConfig, images: ImageStore) -> list[Result]:
         for number, source in enumerate(config.all_sources):
             reader = SourceReader(number, source, tables_of[number], labels_of[number], _number_columns(config))
             results += reader.results(images, pool)
-        results = list(_refuse_duplicates(results))
+        results = _refuse_unreadable(list(_refuse_duplicates(results)))
         if config.verify_images == "decode":
             results = _refuse_undecodable(results, images, pool)
     release_memory()
@@ -77,6 +78,16 @@ def _refuse_duplicates(results: Iterable[Result]) -> Iterator[Result]:
             continue
         reason = f"id {problem.id!r} is also the id of {first}; give each row its own, or leave ids out"
         yield result.as_bad("duplicate_id", reason)
+
+
+def _refuse_unreadable(results: list[Result]) -> list[Result]:
+    """A gold answer that the grader can't read makes a row bad: no answer to it could be right."""
+    places = [place for place, result in enumerate(results) if isinstance(result, Candidate)]
+    candidates = [result for result in results if isinstance(result, Candidate)]
+    reasons = unreadable_golds([each.problem for each in candidates])
+    for number, reason in reasons.items():
+        results[places[number]] = candidates[number].as_bad("unreadable_answer", reason)
+    return results
 
 
 def _refuse_undecodable(results: list[Result], images: ImageStore, pool: ThreadPoolExecutor) -> list[Result]:

@@ -9,10 +9,11 @@ from typing import cast
 from sightline.data.answers import answer_kind_of, check_answers
 from sightline.data.config import SourceConfig
 from sightline.data.content import checked_text
+from sightline.data.golds import golds_in_pixels, named_rewards
 from sightline.data.pictures import PictureLookup
 from sightline.data.rows import Draft, Row, RowError
 from sightline.data.turns import merged_texts
-from sightline.types import Message, Problem
+from sightline.types import ImageRef, Message, Problem
 
 
 def problem_of(
@@ -26,22 +27,29 @@ def problem_of(
     if not draft.answers and kind != "none":
         raise RowError("missing_answer", "answer is missing; give the gold answer, or set data.answer_kind to none")
     check_answers(draft.answers, kind, draft.choices)
+    messages = tuple(
+        Message(
+            role=turn.role,
+            content=tuple(part if isinstance(part, str) else pictures.ref(part, row) for part in turn.content),
+        )
+        for turn in draft.turns
+    )
+    answers, metadata = draft.answers, cast("Mapping[str, object]", _plain(draft.metadata))
+    if kind in ("box", "boxes"):
+        images = [part for message in messages for part in message.content if isinstance(part, ImageRef)]
+        golds = golds_in_pixels(answers, metadata, images, source.box_space)
+        answers, metadata = golds.answers, golds.metadata
     return Problem(
         id=_identifier(draft.id, row, name, id_prefix),
-        messages=tuple(
-            Message(
-                role=turn.role,
-                content=tuple(part if isinstance(part, str) else pictures.ref(part, row) for part in turn.content),
-            )
-            for turn in draft.turns
-        ),
-        answers=draft.answers,
+        messages=messages,
+        answers=answers,
         answer_kind=kind,
         choices=draft.choices,
         solution=draft.solution or None,
         source=source.name or draft.source or name,
         place=row.place,
-        metadata=cast("dict[str, object]", _plain(draft.metadata)),
+        rewards=named_rewards(metadata),
+        metadata=metadata,
     )
 
 

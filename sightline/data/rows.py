@@ -27,6 +27,7 @@ RowProblem = Literal[
     "wrong_image_tags",
     "wrong_choice",
     "wrong_box",
+    "unreadable_answer",
     "duplicate_id",
 ]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from sightline.errors import DataError, ModelError
-from sightline.types import ImageRef, Problem, Prompt
+from sightline.types import BoxSpace, ImageRef, Problem, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,14 @@ class ImageText:
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """How a family writes problems: its chat template, and what stands for a picture."""
+    """How a family writes problems: its chat template, what stands for a picture, and what boxes count."""
 
     processor: ProcessorMixin
     tokenizer: PreTrainedTokenizerBase
     image_token: str
     image_text: Callable[[ImageRef], ImageText]  # may raise DataError
+    scaled_size: Callable[[ImageRef], tuple[int, int]]
+    box_space: BoxSpace | None
 
     def encode(self, problem: Problem) -> Prompt:
         """The problem as a prompt.
@@ -43,7 +45,14 @@ class ChatFormat:
         runs = [image.outline.replace(self.image_token, self.image_token * image.run_length) for image in images]
         text = self._with_images(problem, rendered, runs)
         token_ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return Prompt(problem=problem, token_ids=tuple(token_ids), images=problem.images)
+        return Prompt(
+            problem=problem,
+            token_ids=tuple(token_ids),
+            images=problem.images,
+            text=rendered,
+            box_space=self.box_space,
+            model_sizes=tuple(self.scaled_size(image) for image in problem.images),
+        )
 
     def lengths(self, problems: Sequence[Problem]) -> list[int | DataError]:
         """Tokens that `encode` would give each problem, or the error that it would raise; pictures by arithmetic."""

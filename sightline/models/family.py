@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from sightline.errors import DataError
 from sightline.models.attention import AttentionPlan
-from sightline.types import ImageRef, Problem, Prompt
+from sightline.types import BoxSpace, ImageRef, Problem, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Family(Protocol):
     end_token_ids: tuple[int, ...]  # any of them ends an answer
     forbidden_token_ids: tuple[int, ...]  # can never be sampled: vision tokens and ids that mean nothing
     num_position_axes: int  # A
+    box_space: BoxSpace | None  # what the numbers of a box count in its answers; None: it was taught no convention
 
     def encode_prompt(self, problem: Problem) -> Prompt:
         """Apply the chat template; each image stands as its full run of tokens.

@@ -21,7 +21,7 @@ from sightline.models.chat import (
     token_ids_of,
 )
 from sightline.models.family import ImageInputs
-from sightline.types import ImageRef, Problem, Prompt
+from sightline.types import BoxSpace, ImageRef, Problem, Prompt
 
 IMAGE_TOKEN = "<image>"  # noqa: S105
 FAKE_TOKEN = "<fake_token_around_image>"  # noqa: S105
@@ -35,6 +35,7 @@ class Idefics3:
 
     model_type = "idefics3"
     num_position_axes = 1
+    box_space: BoxSpace | None = None
 
     def __init__(self, processor: ProcessorMixin, *, model_path: str, num_embeddings: int) -> None:
         self.processor = processor
@@ -54,7 +55,9 @@ class Idefics3:
                 f"vocabulary has tokens for {MAX_TILES_A_SIDE}; lower size.longest_edge in its preprocessor config"
             )
         self._tokens_per_tile = int(getattr(processor, "image_seq_len"))  # noqa: B009  (the mixin does not declare it)
-        self._chat = ChatFormat(processor, self.tokenizer, IMAGE_TOKEN, self._image_text)
+        self._chat = ChatFormat(
+            processor, self.tokenizer, IMAGE_TOKEN, self._image_text, self.scaled_size, self.box_space
+        )
 
     def limit_pixels(self, *, min_pixels: int | None, max_pixels: int | None) -> None:
         """Bound the area to which images are scaled, in pixels; whole tiles only.

@@ -21,7 +21,7 @@ from sightline.models.chat import (
     token_ids_of,
 )
 from sightline.models.family import ImageInputs
-from sightline.types import ImageRef, Problem, Prompt
+from sightline.types import BoxSpace, ImageRef, Problem, Prompt
 
 IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105
 VISION_TOKENS = (
@@ -38,6 +38,7 @@ class Qwen2VL:
 
     model_type = "qwen2_vl"
     num_position_axes = 3
+    box_space: BoxSpace | None = "per_mille"
 
     def __init__(self, processor: ProcessorMixin, *, model_path: str, num_embeddings: int) -> None:
         self.processor = processor
@@ -49,7 +50,9 @@ class Qwen2VL:
         )
         self._images = processor.image_processor
         self._merge = int(self._images.merge_size)
-        self._chat = ChatFormat(processor, self.tokenizer, IMAGE_TOKEN, self._image_text)
+        self._chat = ChatFormat(
+            processor, self.tokenizer, IMAGE_TOKEN, self._image_text, self.scaled_size, self.box_space
+        )
 
     @property
     def _token_side(self) -> int:

@@ -9,6 +9,12 @@ MAX_TRUNCATED_FRACTION = 0.2
 MAX_ZERO_VARIANCE_FRACTION = 0.8
 
 _STEPS_NAMED = 5
+_ALARM = "alarm/"
+_ALARM_ADVICE = {
+    "format_only": "The format is learned and accuracy is not: lower the format's weight, or take easier problems.",
+    "length_collapse": "Answers shrank to less than half: look whether the policy still thinks.",
+    "reward_without_accuracy": "The reward rose while held-out accuracy fell: take the best checkpoint, not the last.",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +52,19 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
             advice="The problems are too easy or too hard for this policy: choose others, or more answers.",
         ),
     )
-    return [finding for finding in checks if finding is not None]
+    return [finding for finding in checks if finding is not None] + _alarms(rows)
+
+
+def _alarms(rows: Sequence[Row]) -> list[Finding]:
+    """The alarms that rang during the run, with the steps at which they did."""
+    found: list[Finding] = []
+    for name in dict.fromkeys(name for row in rows for name in row if name.startswith(_ALARM)):
+        steps = [_step(row) for row in rows if number(row.get(name))]
+        if steps:
+            title = name.removeprefix(_ALARM).replace("_", " ").capitalize()
+            what = f"{title}: {_of(len(steps), len(rows))} ({_named(steps)})."
+            found.append(Finding(what=what, advice=_ALARM_ADVICE.get(name.removeprefix(_ALARM), "")))
+    return found
 
 
 def _skipped_updates(rows: Sequence[Row]) -> Finding | None:

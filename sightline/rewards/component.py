@@ -49,6 +49,10 @@ class RewardContext:
 class RewardSource(Protocol):
     """What gives the scores of one component."""
 
+    def check(self) -> None:
+        """Raise ConfigError or RunError, before the run begins, if no answer could be scored: no file, no server."""
+        ...
+
     def scores(self, answers: Sequence[Answer]) -> Sequence[Score]:
         """One score for each answer, in order; failures are scores too, and nothing is raised for them.
 
@@ -142,6 +146,9 @@ class PerAnswer(Component[NameT], ABC):
 class _EachAnswer:
     value: Callable[[Answer], float | None]
 
+    def check(self) -> None:
+        pass
+
     def scores(self, answers: Sequence[Answer]) -> Sequence[Score]:
         return [self._score(answer) for answer in answers]
 
@@ -149,5 +156,8 @@ class _EachAnswer:
         pass
 
     def _score(self, answer: Answer) -> Score:
-        value = self.value(answer)
+        try:
+            value = self.value(answer)
+        except Exception as error:  # noqa: BLE001 (anybody's code; must not end the run)
+            return failed(f"error: {type(error).__name__}: {error}")
         return failed(answer.verdict.reason or "unscored") if value is None else Score(value=value)

@@ -6,10 +6,11 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from sightline.grading.options import GradingConfig
 from sightline.rewards import COMPONENTS, ComponentConfig
-from sightline.rewards.component import Grader
-from sightline.rewards.exact import Accuracy
+from sightline.rewards.accuracy import Accuracy
 from sightline.rewards.format import Format
+from sightline.rewards.judge import JudgeConfig
 from sightline.section import Section
 
 
@@ -37,30 +38,38 @@ class RewardConfig(Section):
         min_length=1,
     )
     """What is rewarded; by default 0.1 for the format and 0.9 for a right answer in the right format."""
+    grading: GradingConfig = GradingConfig()
+    """When an answer is right."""
+    judge: JudgeConfig | None = None
+    """A language model that is asked where the rules find an answer wrong that may be worded differently; None: the
+    rules decide alone."""
 
     @model_validator(mode="after")
     def _check_components(self) -> "RewardConfig":
-        requires = {component.name: component.requires for component in self.components}
+        requires = {component.label: component.requires for component in self.components}
         for index, component in enumerate(self.components):
-            name = component.name
-            if any(earlier.name == name for earlier in self.components[:index]):
-                raise ValueError(f"reward component {name!r} is given twice; give it once with the sum of weights")
+            label = component.label
+            if any(earlier.label == label for earlier in self.components[:index]):
+                raise ValueError(
+                    f"reward component {label!r} is given twice; give it once with the sum of weights, or a `label`"
+                )
             if component.requires is not None and component.requires not in requires:
                 raise ValueError(
-                    f"reward component {name!r} requires {component.requires!r}, which is not in the list; "
+                    f"reward component {label!r} requires {component.requires!r}, which is not in the list; "
                     f"{_suggestion(component.requires, requires)}"
                 )
-        for name in requires:
-            _check_no_cycle(name, requires)
+        for label in requires:
+            _check_no_cycle(label, requires)
         return self
 
     def weights(self) -> dict[str, float]:
-        """Each component's weight by its name, in the recipe's order."""
-        return {component.name: component.weight for component in self.components}
+        """Each component's weight by its label, in the recipe's order."""
+        return {component.label: component.weight for component in self.components}
 
-    def graders(self, max_response_tokens: int | None) -> dict[str, Grader]:
-        """What grades answers sampled under this limit, by component name. Raises ConfigError if it doesn't fit."""
-        return {component.name: component.grader(max_response_tokens) for component in self.components}
+    def check_limit(self, max_response_tokens: int | None) -> None:
+        """Raise ConfigError if a component's options don't fit the limit under which answers are sampled."""
+        for component in self.components:
+            component.check_limit(max_response_tokens)
 
 
 def _check_no_cycle(name: str, requires: Mapping[str, str | None]) -> None:

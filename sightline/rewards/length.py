@@ -10,9 +10,8 @@ from pydantic import Field, model_validator
 
 from sightline.errors import ConfigError
 from sightline.grading.spans import count_thinking_words
-from sightline.rewards.component import Component, Grader
-from sightline.rewards.exact import accuracy_reward
-from sightline.types import Rollout
+from sightline.rewards.accuracy import accuracy_reward
+from sightline.rewards.component import Answer, PerAnswer
 
 
 def overlong_penalty(num_tokens: int, *, max_response_tokens: int, buffer_tokens: int) -> float:
@@ -53,7 +52,7 @@ def thinking_words_reward(text: str, *, max_words: int) -> float:
     return min(count_thinking_words(text), max_words) / max_words
 
 
-class Overlong(Component[Literal["overlong"]]):
+class Overlong(PerAnswer[Literal["overlong"]]):
     """DAPO's soft penalty for answers that come near the limit: 0 to -1."""
 
     weight: float = Field(gt=0)
@@ -61,22 +60,25 @@ class Overlong(Component[Literal["overlong"]]):
     buffer_tokens: int = Field(ge=1)
     """Response tokens before the limit over which the penalty grows from 0 to its full size."""
 
-    def grader(self, max_response_tokens: int | None) -> Grader:
-        """By the number of tokens alone."""
+    def check_limit(self, max_response_tokens: int | None) -> None:
+        """The buffer must be less than the limit."""
         limit = self.known_limit(max_response_tokens)
         if self.buffer_tokens >= limit:
             raise ConfigError(
-                f"reward component 'overlong': buffer_tokens is {self.buffer_tokens}; it must be less than "
+                f"reward component {self.label!r}: buffer_tokens is {self.buffer_tokens}; it must be less than "
                 f"max_response_tokens, {limit}, or every answer would be punished"
             )
 
-        def grade(rollout: Rollout) -> float:
-            return overlong_penalty(len(rollout.token_ids), max_response_tokens=limit, buffer_tokens=self.buffer_tokens)
+    def value(self, answer: Answer, max_response_tokens: int | None) -> float:
+        """By the number of tokens alone."""
+        return overlong_penalty(
+            len(answer.rollout.token_ids),
+            max_response_tokens=self.known_limit(max_response_tokens),
+            buffer_tokens=self.buffer_tokens,
+        )
 
-        return grade
 
-
-class LengthLinear(Component[Literal["length_linear"]]):
+class LengthLinear(PerAnswer[Literal["length_linear"]]):
     """Pays right answers for being short: 1 to -1 by their length; 0 for wrong ones."""
 
     short_tokens: int = Field(ge=0)
@@ -92,25 +94,25 @@ class LengthLinear(Component[Literal["length_linear"]]):
             )
         return self
 
-    def grader(self, max_response_tokens: int | None) -> Grader:
-        """By the number of tokens and by `accuracy_reward`."""
+    def check_limit(self, max_response_tokens: int | None) -> None:
+        """A limit that is known must be more than `short_tokens`."""
         if max_response_tokens is not None and self.short_tokens >= max_response_tokens:
             raise ConfigError(
-                f"reward component 'length_linear': short_tokens is {self.short_tokens}; it must be less than "
+                f"reward component {self.label!r}: short_tokens is {self.short_tokens}; it must be less than "
                 f"max_response_tokens, {max_response_tokens}, or every right answer would get 1"
             )
 
-        def grade(rollout: Rollout) -> float:
-            if accuracy_reward(rollout.text, rollout.prompt.problem) != 1.0:
-                return 0.0
-            return linear_length_reward(
-                len(rollout.token_ids), short_tokens=self.short_tokens, long_tokens=self.long_tokens
-            )
+    def value(self, answer: Answer, max_response_tokens: int | None) -> float | None:  # noqa: ARG002
+        """By the number of tokens and by whether the answer is right."""
+        accuracy = accuracy_reward(answer)
+        if accuracy != 1.0:
+            return accuracy
+        return linear_length_reward(
+            len(answer.rollout.token_ids), short_tokens=self.short_tokens, long_tokens=self.long_tokens
+        )
 
-        return grade
 
-
-class Cosine(Component[Literal["cosine"]]):
+class Cosine(PerAnswer[Literal["cosine"]]):
     """Cosine length reward: one curve over the length for right answers, one for wrong ones."""
 
     correct_short: float = 1.0
@@ -126,49 +128,43 @@ class Cosine(Component[Literal["cosine"]]):
     max_tokens: int | None = Field(default=None, ge=1)
     """Response tokens at which the curves end; None: the recipe's max_response_tokens."""
 
-    def grader(self, max_response_tokens: int | None) -> Grader:
-        """By the number of tokens, by `accuracy_reward`, and by whether the answer was cut off."""
-        max_tokens = self.max_tokens if self.max_tokens is not None else self.known_limit(max_response_tokens)
+    def check_limit(self, max_response_tokens: int | None) -> None:
+        """One of the two ends must be known."""
+        if self.max_tokens is None:
+            self.known_limit(max_response_tokens)
 
-        def grade(rollout: Rollout) -> float:
-            if rollout.is_truncated:
-                return self.exceeded
-            is_right = accuracy_reward(rollout.text, rollout.prompt.problem) == 1.0
-            return cosine_length_reward(
-                len(rollout.token_ids),
-                max_tokens=max_tokens,
-                short_value=self.correct_short if is_right else self.wrong_short,
-                long_value=self.correct_long if is_right else self.wrong_long,
-            )
+    def value(self, answer: Answer, max_response_tokens: int | None) -> float | None:
+        """By the number of tokens, by whether the answer is right, and by whether it was cut off."""
+        if answer.rollout.is_truncated:
+            return self.exceeded
+        accuracy = accuracy_reward(answer)
+        if accuracy is None:
+            return None
+        return cosine_length_reward(
+            len(answer.rollout.token_ids),
+            max_tokens=self.max_tokens or self.known_limit(max_response_tokens),
+            short_value=self.correct_short if accuracy else self.wrong_short,
+            long_value=self.correct_long if accuracy else self.wrong_long,
+        )
 
-        return grade
 
-
-class ThinkingWords(Component[Literal["thinking_words"]]):
+class ThinkingWords(PerAnswer[Literal["thinking_words"]]):
     """Pays for words of thinking, up to a number of them: 0 to 1."""
 
     max_words: int = Field(default=200, ge=1)
     """Words inside `<think>` from which on the value is 1."""
 
-    def grader(self, max_response_tokens: int | None) -> Grader:  # noqa: ARG002 (others depend on it)
+    def value(self, answer: Answer, max_response_tokens: int | None) -> float:  # noqa: ARG002 (others use it)
         """By the text alone."""
-
-        def grade(rollout: Rollout) -> float:
-            return thinking_words_reward(rollout.text, max_words=self.max_words)
-
-        return grade
+        return thinking_words_reward(answer.rollout.text, max_words=self.max_words)
 
 
-class Truncated(Component[Literal["truncated"]]):
+class Truncated(PerAnswer[Literal["truncated"]]):
     """1 for an answer that the limit cut off, else 0: the penalty for not stopping of ProRL and OpenRLHF."""
 
     weight: float = Field(lt=0)
     """What an answer loses by being cut off, as a negative number."""
 
-    def grader(self, max_response_tokens: int | None) -> Grader:  # noqa: ARG002 (others depend on it)
+    def value(self, answer: Answer, max_response_tokens: int | None) -> float:  # noqa: ARG002 (others use it)
         """By the finish reason alone, which knows the limit."""
-
-        def grade(rollout: Rollout) -> float:
-            return float(rollout.is_truncated)
-
-        return grade
+        return float(answer.rollout.is_truncated)

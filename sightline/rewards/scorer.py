@@ -1,17 +1,21 @@
-"""Grading: a rollout gets its components' values and their weighted sum, or stays unscored with a reason."""
+"""Grading: a rollout gets a verdict, its components' scores and their weighted sum, or stays unscored with a reason."""
 
 import logging
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
 
-from sightline.errors import DataError
-from sightline.rewards import ACCURACY
-from sightline.grading.spans import extract_answer, has_thinking
+from sightline.errors import DataError, SightlineError
+from sightline.grading.box_spaces import frame_of
+from sightline.grading.grader import Grader
+from sightline.grading.verdict import Question, Verdict, unscored
+from sightline.images import ImageStore
+from sightline.rewards import AnyComponent
+from sightline.rewards.component import Answer, RewardContext, Score, failed
 from sightline.rewards.config import RewardConfig
-from sightline.rewards.exact import matches_any
-from sightline.rewards.format import format_reward
-from sightline.types import Rollout, ScoredRollout
+from sightline.rewards.judge import Judge
+from sightline.types import Problem, Rollout, ScoredRollout
 
 logger = logging.getLogger(__name__)
 
@@ -19,118 +23,194 @@ _MAX_REASON_CHARS = 200
 
 
 class Scorer:
-    """Grades rollouts by the components of a recipe.
+    """Grades rollouts by a recipe; processes and connections begin when they are needed and end with `close`.
 
-    `max_response_tokens` is the limit under which they are sampled. Raises ConfigError if a component's options don't
-    fit it, or if a component needs it and it is None.
+    `max_response_tokens` is the limit under which they are sampled; None: not known. Raises ConfigError if a
+    component's options don't fit it, or a component can't begin.
     """
 
-    def __init__(self, config: RewardConfig, max_response_tokens: int | None = None) -> None:
-        self._components = config.components
-        self._graders = config.graders(max_response_tokens)
+    def __init__(
+        self, config: RewardConfig, max_response_tokens: int | None = None, *, images: ImageStore | None = None
+    ) -> None:
+        self._config = config
+        self._grader = Grader(config.grading)
+        self._judge = None if config.judge is None else Judge(config.judge, images)
+        context = RewardContext(max_response_tokens=max_response_tokens, images=images)
+        self._sources = {component.label: component.source(context) for component in config.components}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let processes and connections go; nothing is scored afterwards."""
+        for source in self._sources.values():
+            source.close()
+        if self._judge is not None:
+            self._judge.close()
+        self._grader.close()
+
+    def checked(self, problems: Iterable[Problem]) -> Self:
+        """Itself, before a run: raises DataError for the first problem whose answers the components can't reward.
+
+        Raises ConfigError or RunError if a component can't score at all: a function is missing, no server answers.
+        """
+        try:
+            for source in self._sources.values():
+                source.check()
+            for problem in problems:
+                self._check_problem(problem)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _check_problem(self, problem: Problem) -> None:
+        place = problem.place or problem.id
+        applied = {component.label for component in self._config.components if _applies(component, problem)}
+        missing = [label for label in problem.rewards if label not in self._sources]
+        if missing:
+            raise DataError(
+                f"{place}: the row asks for the reward {missing[0]!r}, which reward.components does not have; it has "
+                f"{', '.join(self._sources)}"
+            )
+        if not applied:
+            raise DataError(
+                f"{place}: no reward component applies to the row (source {problem.source!r}); add one whose "
+                "`sources` has it, or leave the row out"
+            )
+        for component in self._config.components:
+            if component.label in applied and component.requires not in (None, *applied):
+                raise DataError(
+                    f"{place}: reward {component.label!r} requires {component.requires!r}, which does not apply to "
+                    "the row; let both apply to it, or drop the requirement"
+                )
 
     def score(self, groups: Sequence[Sequence[Rollout]]) -> list[list[ScoredRollout]]:
         """Grade each rollout, in order.
 
-        `rewards` holds each component's own value, before weight and gate; `contributions` the same with 0 for those
-        whose required component is not 1; `reward` the weighted sum of these. A component that raises, or gives no
-        finite number, leaves its rollout unscored: `reward` and `is_correct` are None, and `unscored_reason` names
-        the first that failed.
+        `rewards` holds the value of each component that applies to the rollout, before clip, weight and gate;
+        `contributions` the clipped values, with 0 for components whose required one is not 1 or that don't apply;
+        `reward` the weighted sum of these. A component that fails leaves its rollout unscored: `reward` and
+        `is_correct` are None, and `unscored_reason` names the first that failed. Raises a SightlineError only for
+        what every later rollout would meet too, such as a wrong key.
         """
-        return [[self._score(rollout) for rollout in group] for group in groups]
+        answers = self._answers([rollout for group in groups for rollout in group])
+        scores: list[dict[str, Score]] = [{} for _ in answers]
+        for component in self._config.components:
+            places = [
+                place for place, answer in enumerate(answers) if _applies(component, answer.rollout.prompt.problem)
+            ]
+            for place, score in zip(places, self._scores(component, [answers[each] for each in places]), strict=True):
+                scores[place][component.label] = score
+        scored = iter([self._combine(answer, of_answer) for answer, of_answer in zip(answers, scores, strict=True)])
+        return [[next(scored) for _ in group] for group in groups]
 
-    def _score(self, rollout: Rollout) -> ScoredRollout:
-        rewards: dict[str, float] = {}
-        reason: str | None = None
-        for component in self._components:
+    def _answers(self, rollouts: Sequence[Rollout]) -> list[Answer]:
+        """Each with its verdict: by the rules, then, where the recipe has one, by the judge."""
+        verdicts: list[Verdict | None] = [None] * len(rollouts)
+        asked: list[tuple[int, str, Question]] = []
+        for place, rollout in enumerate(rollouts):
             try:
-                rewards[component.name] = _finite(self._graders[component.name](rollout))
-            except Exception as error:  # noqa: BLE001 (anybody's code; must not end the run)
-                reason = reason or _reason(component.name, error)
-        extracted_answer = extract_answer(rollout.text)
-        if reason is not None:
-            logger.debug("problem %s, rollout %d: %s", rollout.prompt.problem.id, rollout.index, reason)
-            return ScoredRollout(
-                rollout=rollout,
-                rewards=rewards,
-                reward=None,
-                extracted_answer=extracted_answer,
-                is_correct=None,
-                unscored_reason=reason,
-            )
-        contributions = self._contributions(rewards)
-        return ScoredRollout(
-            rollout=rollout,
-            rewards=rewards,
-            contributions=contributions,
-            reward=math.fsum(component.weight * contributions[component.name] for component in self._components),
-            extracted_answer=extracted_answer,
-            is_correct=_is_correct(rewards, extracted_answer, rollout.prompt.problem.answers),
+                asked.append((place, rollout.text, self._question(rollout)))
+            except DataError as error:
+                verdicts[place] = unscored(None, f"data: {error}")
+        graded = self._grader.grade([(text, question) for _, text, question in asked])
+        for (place, _, _), verdict in zip(asked, graded, strict=True):
+            verdicts[place] = verdict
+        answers = [
+            Answer(rollout=rollout, verdict=verdict)
+            for rollout, verdict in zip(rollouts, verdicts, strict=True)
+            if verdict is not None
+        ]
+        if self._judge is None:
+            return answers
+        judged = self._judge.decide(answers)
+        return [
+            Answer(rollout=answer.rollout, verdict=verdict) for answer, verdict in zip(answers, judged, strict=True)
+        ]
+
+    def _question(self, rollout: Rollout) -> Question:
+        """What the rollout is graded against. Raises DataError if its problem has no gold answer."""
+        problem = rollout.prompt.problem
+        if problem.answer_kind == "none" or not any(answer.strip() for answer in problem.answers):
+            raise DataError("the problem has no gold answer (answer_kind none), which accuracy needs")
+        is_box = problem.answer_kind in ("box", "boxes")
+        return Question(
+            golds=problem.answers,
+            kind=problem.answer_kind,
+            choices=problem.choices,
+            frame=frame_of(rollout.prompt, self._config.grading.box_space) if is_box else None,
         )
 
-    def _contributions(self, rewards: Mapping[str, float]) -> dict[str, float]:
-        return {
-            component.name: rewards[component.name]
-            if component.requires is None or rewards[component.requires] == 1.0
-            else 0.0
-            for component in self._components
-        }
+    def _scores(self, component: AnyComponent, answers: Sequence[Answer]) -> Sequence[Score]:
+        if not answers:
+            return []
+        try:
+            scores = [_finite(score) for score in self._sources[component.label].scores(answers)]
+        except SightlineError:
+            raise
+        except Exception as error:  # noqa: BLE001 (anybody's code; must not end the run)
+            return [failed(f"error: {type(error).__name__}: {error}")] * len(answers)
+        if len(scores) != len(answers):
+            return [failed(f"error: {len(scores)} scores for {len(answers)} answers")] * len(answers)
+        return scores
+
+    def _combine(self, answer: Answer, scores: Mapping[str, Score]) -> ScoredRollout:
+        rewards = {label: score.value for label, score in scores.items() if score.value is not None}
+        details = {f"{label}/{name}": value for label, score in scores.items() for name, value in score.details.items()}
+        failure = next(((label, score.reason) for label, score in scores.items() if score.value is None), None)
+        if failure is not None:
+            reason = _one_line(f"{failure[0]}: {failure[1]}")
+            logger.debug("problem %s, rollout %d: %s", answer.rollout.prompt.problem.id, answer.rollout.index, reason)
+            return ScoredRollout(
+                rollout=answer.rollout,
+                rewards=rewards,
+                reward=None,
+                extracted_answer=answer.verdict.answer,
+                is_correct=None,
+                unscored_reason=reason,
+                is_judged=answer.verdict.is_judged,
+                details=details,
+            )
+        contributions = {each.label: _contribution(each, rewards) for each in self._config.components}
+        return ScoredRollout(
+            rollout=answer.rollout,
+            rewards=rewards,
+            contributions=contributions,
+            reward=math.fsum(weight * contributions[label] for label, weight in self._config.weights().items()),
+            extracted_answer=answer.verdict.answer,
+            is_correct=answer.verdict.is_correct,
+            is_judged=answer.verdict.is_judged,
+            details=details,
+        )
 
 
-def reward_metrics(groups: Sequence[Sequence[ScoredRollout]]) -> dict[str, float]:
-    """What one step's grades look like; a mean over nothing is NaN.
-
-    Rewards, their standard deviation (population), components and `accuracy/sampled` are over the scored
-    rollouts; `format/rate` and `response/*` over all; `group/zero_variance_fraction` is the fraction of the
-    groups with a scored rollout whose rewards are all equal, so that they teach nothing.
-    """
-    rollouts = [rollout for group in groups for rollout in group]
-    scored = [rollout for rollout in rollouts if rollout.reward is not None]
-    rewards = _rewards(scored)
-    rewards_by_group = [group_rewards for group in groups if (group_rewards := _rewards(group))]
-    names = sorted({name for rollout in scored for name in rollout.rewards})
-    return {
-        "reward/mean": _mean(rewards),
-        "reward/std": statistics.pstdev(rewards) if rewards else math.nan,
-        **{f"reward/{name}": _mean(rollout.rewards[name] for rollout in scored) for name in names},
-        "reward/unscored_fraction": _mean(rollout.reward is None for rollout in rollouts),
-        "accuracy/sampled": _mean(rollout.is_correct for rollout in scored if rollout.is_correct is not None),
-        "format/rate": _mean(format_reward(rollout.rollout.text) for rollout in rollouts),
-        "response/mean_tokens": _mean(len(rollout.rollout.token_ids) for rollout in rollouts),
-        "response/truncated_fraction": _mean(rollout.rollout.is_truncated for rollout in rollouts),
-        "response/thinking_fraction": _mean(has_thinking(rollout.rollout.text) for rollout in rollouts),
-        "group/zero_variance_fraction": _mean(
-            min(group_rewards) == max(group_rewards) for group_rewards in rewards_by_group
-        ),
-    }
+def _applies(component: AnyComponent, problem: Problem) -> bool:
+    is_named = not problem.rewards or component.label in problem.rewards
+    return is_named and (component.sources is None or problem.source in component.sources)
 
 
-def _rewards(rollouts: Iterable[ScoredRollout]) -> list[float]:
-    return [rollout.reward for rollout in rollouts if rollout.reward is not None]
+def _contribution(component: AnyComponent, rewards: Mapping[str, float]) -> float:
+    """What a component adds, before its weight: 0 where it does not apply or its requirement is not met."""
+    value = rewards.get(component.label, 0.0)
+    if component.requires is not None and rewards.get(component.requires) != 1.0:
+        return 0.0
+    if component.clip is None or component.label not in rewards:
+        return value
+    return min(max(value, component.clip[0]), component.clip[1])
 
 
-def _is_correct(rewards: Mapping[str, float], extracted_answer: str | None, golds: Sequence[str]) -> bool | None:
-    """By the accuracy component, gated or not; without one by `matches_any`, for the log alone."""
-    if ACCURACY in rewards:
-        return rewards[ACCURACY] == 1.0
-    try:
-        return matches_any(extracted_answer, golds)
-    except DataError:
-        return None  # without a gold answer the other components may still be a reward
+def _finite(score: Score) -> Score:
+    if score.value is not None and not math.isfinite(score.value):
+        return failed(f"error: the component gave {score.value}; a reward must be a finite number")
+    return score
 
 
-def _finite(value: float) -> float:
-    number = float(value)
-    if not math.isfinite(number):
-        raise ValueError(f"the component gave {number}; a reward must be a finite number")
-    return number
-
-
-def _reason(name: str, error: Exception) -> str:
-    line = " ".join(f"{name}: {type(error).__name__}: {error}".split())
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= _MAX_REASON_CHARS else line[: _MAX_REASON_CHARS - 1] + "…"
-
-
-def _mean(values: Iterable[float]) -> float:
-    numbers = list(values)
-    return math.fsum(numbers) / len(numbers) if numbers else math.nan

@@ -1,6 +1,7 @@
 """Whether a run may be continued with a recipe: only with the one that it was started with."""
 
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 from typing import cast
 
@@ -19,7 +20,7 @@ def require_same_recipe(
 ) -> None:
     """Raise RunError, naming the first key that differs, unless only keys under `may_change` do.
 
-    `may_change` holds dotted prefixes: "evaluation" allows "evaluation.every_steps".
+    `may_change` holds dotted prefixes: "evaluation" allows "evaluation.every_steps"; `*` is any entry of a list.
     """
     stored_values = dict(_flatten(stored))
     given_values = dict(_flatten(given))
@@ -56,7 +57,7 @@ def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _is_under(key: str, prefixes: frozenset[str]) -> bool:
-    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+    return any(fnmatchcase(key, prefix) or fnmatchcase(key, f"{prefix}.*") for prefix in prefixes)
 
 
 def _shown(value: object) -> str:

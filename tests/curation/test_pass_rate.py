@@ -1,6 +1,6 @@
 import gc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ from sightline.errors import DataError, RunError, SightlineError
 from sightline.images import ImageStore
 from sightline.models.config import ModelConfig
 from sightline.models.tiny import write_tiny_model
-from sightline.grading.spans import extract_answer
-from sightline.rewards.exact import Accuracy, matches_any
+from sightline.rewards.accuracy import Accuracy
+from sightline.rewards.component import Answer
 from sightline.rollout.engine import Sampling
 from sightline.types import Problem, Prompt, Rollout
 from tests.curation.scripted_engine import ScriptedEngine
@@ -131,19 +131,16 @@ def test_the_report_as_text_draws_the_fullest_line_over_40_characters() -> None:
     ]
 
 
-def unscored_unless_right(self: Accuracy, max_response_tokens: int | None) -> Callable[[Rollout], float]:
-    def grade(rollout: Rollout) -> float:
-        if not matches_any(extract_answer(rollout.text), rollout.prompt.problem.answers):
-            raise ValueError("the grader gave up")
-        return 1.0
-
-    return grade
+def unscored_unless_right(self: Accuracy, answer: Answer, max_response_tokens: int | None) -> float:
+    if not answer.verdict.is_correct:
+        raise ValueError("the grader gave up")
+    return 1.0
 
 
 def test_answers_that_could_not_be_scored_are_not_counted_in_the_rate(
     engine: ScriptedEngine, filter_rows: Filter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Accuracy, "grader", unscored_unless_right)
+    monkeypatch.setattr(Accuracy, "value", unscored_unless_right)
     report = filter_rows(low=0, high=1)
     assert filter_rows.kept()["p1"].metadata["num_samples"] == 1
     assert filter_rows.kept()["p1"].metadata["pass_rate"] == 1.0
@@ -153,7 +150,7 @@ def test_answers_that_could_not_be_scored_are_not_counted_in_the_rate(
 def test_a_problem_without_a_scored_answer_is_unscored_and_not_kept(
     engine: ScriptedEngine, filter_rows: Filter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Accuracy, "grader", unscored_unless_right)
+    monkeypatch.setattr(Accuracy, "value", unscored_unless_right)
     report = filter_rows(low=0, high=1)
     assert (report.num_unscored, report.num_kept) == (1, 4)
     assert "p0" not in filter_rows.kept()

@@ -1,5 +1,7 @@
 """With a real model: an untrained one, whose answers are nonsense, so a made-up grader says which are right."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,9 @@ from sightline.curation.pass_rate import PassRateConfig, PassRateReport, filter_
 from sightline.data import DataConfig, load_problems, problem_order
 from sightline.images import ImageStore
 from sightline.models.config import ModelConfig
-from sightline.rewards.component import Grader
-from sightline.rewards.exact import Accuracy
+from sightline.rewards.scorer import Scorer
 from sightline.tasks import write_task
-from sightline.types import Rollout
+from sightline.types import Rollout, ScoredRollout
 
 
 @pytest.fixture
@@ -22,13 +23,15 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def half_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    def grader(self: Accuracy, max_response_tokens: int | None) -> Grader:
-        def grade(rollout: Rollout) -> float:
-            return float(rollout.token_ids[0] % 2)
+    score = Scorer.score
 
-        return grade
+    def by_first_token(self: Scorer, groups: Sequence[Sequence[Rollout]]) -> list[list[ScoredRollout]]:
+        return [
+            [replace(each, is_correct=each.rollout.token_ids[0] % 2 == 1) for each in group]
+            for group in score(self, groups)
+        ]
 
-    monkeypatch.setattr(Accuracy, "grader", grader)
+    monkeypatch.setattr(Scorer, "score", by_first_token)
 
 
 def run(source: Path, out: Path, model: Path, *, low: float = 0.1, problems_per_batch: int = 5) -> PassRateReport:

@@ -172,7 +172,7 @@ def test_referring_expressions_keep_boxes_in_pixels_and_the_rest_as_metadata(nam
     assert report.card.answer_kinds == {"box": 2}
     assert [problem.answers for problem in problems] == [("[10.5, 20, 50, 80.25]",)] * 2
     metadata = problems[1].metadata
-    assert metadata["box_space"] == "pixel"
+    assert metadata["box_space"] == "pixels"
     assert metadata["normalized_solution"] == [100, 200, 500, 800]
     assert metadata["normal_caption"] == "woman on the left"
     assert (metadata["id_in_source"], metadata["area"]) == (1719310, 600.5)

@@ -165,7 +165,7 @@ def test_a_sample_without_an_answer_is_wrong() -> None:
     [
         (_rewrite("12"), _problem("12.0"), True),
         (_rewrite("12"), _problem("11", "12"), True),
-        (_rewrite("12"), _problem("12 cm"), False),
+        (_rewrite("12"), _problem("12 cm"), True),
         # both have options: by what stands behind the letters, whatever their order
         (_rewrite("B", choices=("red", "blue")), _problem("A", choices=("blue", "red")), True),
         (_rewrite("B", choices=("red", "blue")), _problem("B", choices=("blue", "red")), False),

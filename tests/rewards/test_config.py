@@ -5,8 +5,8 @@ from pydantic import ValidationError
 
 from sightline.errors import ConfigError
 from sightline.rewards import COMPONENTS
+from sightline.rewards.accuracy import Accuracy
 from sightline.rewards.config import RewardConfig
-from sightline.rewards.exact import Accuracy
 from sightline.rewards.format import Format
 
 from .examples import config_of
@@ -15,6 +15,9 @@ COSINE_VALUES = ("correct_short", "correct_long", "wrong_short", "wrong_long", "
 NEEDED_OPTIONS: dict[str, dict[str, object]] = {
     "overlong": {"buffer_tokens": 10},
     "length_linear": {"short_tokens": 10, "long_tokens": 20},
+    "function": {"function": "rewards.py:brevity"},
+    "remote": {"urls": ["http://127.0.0.1:5000/get_reward"]},
+    "reward_model": {"path": "model"},
 }
 
 
@@ -32,7 +35,7 @@ def test_an_unknown_component_is_refused_with_the_nearest_name() -> None:
 
 def test_a_component_unlike_any_other_is_refused_with_the_list_of_names() -> None:
     with pytest.raises(
-        ValidationError, match="known are: accuracy, cosine, format, length_linear, overlong, thinking_words, truncated"
+        ValidationError, match="known are: accuracy, box_overlap, cosine, environment, format, function, length_linear"
     ):
         config_of({"name": "zzz", "weight": 1.0})
 
@@ -87,14 +90,14 @@ def test_an_unknown_key_is_refused() -> None:
 
 def test_every_component_is_known_by_the_name_that_its_section_takes() -> None:
     assert {
-        name: component.model_validate({"name": name, "weight": -1.0 if name == "truncated" else 1.0, **options}).name
+        name: component.model_validate({"name": name, "weight": -1.0 if name in ("truncated", "repetition") else 1.0, **options}).name
         for name, component in COMPONENTS.items()
         for options in [NEEDED_OPTIONS.get(name, {})]
     } == {name: name for name in COMPONENTS}
 
 
 def test_a_component_without_a_name_is_refused_with_the_list_of_names() -> None:
-    with pytest.raises(ValidationError, match="needs a `name`; known are: accuracy, cosine"):
+    with pytest.raises(ValidationError, match="needs a `name`; known are: accuracy, box_overlap, cosine"):
         config_of({"weight": 1.0})
 
 
@@ -132,8 +135,8 @@ def test_a_configuration_written_out_is_read_back_as_the_same() -> None:
 def test_options_that_do_not_fit_the_limit_are_refused(component: dict[str, object], message: str) -> None:
     config = config_of({"weight": 1.0, **component})
     with pytest.raises(ConfigError, match=message):
-        config.graders(16)
-    assert set(config.graders(17)) == {component["name"]}
+        config.check_limit(16)
+    config.check_limit(17)
 
 
 @pytest.mark.parametrize(

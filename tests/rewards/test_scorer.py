@@ -1,16 +1,21 @@
 import logging
 import math
+from collections.abc import Callable
 
 import pytest
 
 from sightline.errors import ConfigError
-from sightline.rewards.component import Grader
+from sightline.rewards.accuracy import Accuracy
+from sightline.rewards.component import Answer
 from sightline.rewards.config import RewardConfig
-from sightline.rewards.exact import Accuracy
-from sightline.rewards.scorer import Scorer, reward_metrics
+from sightline.rewards.reward_metrics import reward_metrics
+from sightline.rewards.scorer import Scorer
 from sightline.types import Rollout, ScoredRollout
 
 from .examples import config_of, rollout
+
+Grader = Callable[[Rollout], float]
+
 
 RIGHT = "<think>one two three</think><answer>3</answer>"
 WRONG = "<think>one two</think><answer>2</answer>"
@@ -24,7 +29,10 @@ def score_one(text: str, config: RewardConfig | None = None, *, answer: str = "3
 
 
 def use_as_accuracy(monkeypatch: pytest.MonkeyPatch, grade: Grader) -> None:
-    monkeypatch.setattr(Accuracy, "grader", lambda self, max_response_tokens: grade)
+    def value(self: Accuracy, answer: Answer, max_response_tokens: int | None) -> float:
+        return grade(answer.rollout)
+
+    monkeypatch.setattr(Accuracy, "value", value)
 
 
 def failing(rollout: Rollout) -> float:
@@ -137,7 +145,10 @@ def test_without_accuracy_component_and_gold_the_reward_stands_and_correctness_i
 
 @pytest.mark.parametrize(
     ("component", "reason"),
-    [(failing, "accuracy: ValueError: no such verdict xxx"), (not_finite, "accuracy: ValueError: ")],
+    [
+        (failing, "accuracy: error: ValueError: no such verdict xxx"),
+        (not_finite, "accuracy: error: the component gave nan"),
+    ],
 )
 def test_a_component_that_fails_leaves_the_rollout_unscored(
     monkeypatch: pytest.MonkeyPatch, component: Grader, reason: str
@@ -161,7 +172,7 @@ def test_one_rollout_that_fails_does_not_touch_the_others(monkeypatch: pytest.Mo
     config = config_of({"name": "accuracy", "weight": 1.0})
     [group] = Scorer(config).score([[rollout("none"), rollout("two two"), rollout("two")]])
     assert [scored.reward for scored in group] == [0.5, None, 1.0]
-    assert group[1].unscored_reason == "accuracy: ZeroDivisionError: division by zero"
+    assert group[1].unscored_reason == "accuracy: error: ZeroDivisionError: division by zero"
 
 
 def test_a_failure_is_logged_for_those_who_debug_only(
@@ -201,6 +212,8 @@ def test_metrics_of_a_step_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> No
             "reward/format": 4 / 5,
             "reward/accuracy": 3 / 5,
             "reward/unscored_fraction": 3 / 8,
+            "reward/unscored_error_fraction": 3 / 8,
+            "reward/judged_fraction": 0.0,
             "accuracy/sampled": 3 / 5,
             "format/rate": 4 / 8,
             "response/mean_tokens": 32 / 8,

@@ -8,7 +8,6 @@ import random
 from dataclasses import asdict, dataclass
 from typing import cast
 
-from sightline.curation.journal import ANSWERED, Journal
 from sightline.chat_endpoint import (
     ChatEndpoint,
     ChatReply,
@@ -17,6 +16,7 @@ from sightline.chat_endpoint import (
     RefusedError,
     TransientError,
 )
+from sightline.curation.journal import ANSWERED, Journal
 from sightline.errors import RunError, SightlineError
 
 _LOGGER = logging.getLogger(__name__)

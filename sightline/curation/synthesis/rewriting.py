@@ -12,8 +12,11 @@ from typing import cast, get_args
 
 from sightline.data.answers import answer_kind_of
 from sightline.data.choices import choices_in, letter_of, lettered, states_choices, with_choices
-from sightline.errors import DataError
-from sightline.rewards.exact import exact_match, matches_any
+from sightline.grading.grader import Grader
+from sightline.grading.options import GradingConfig
+from sightline.grading.plain import plain_text
+from sightline.grading.verdict import Question
+from sightline.grading.words import grade_text
 from sightline.types import AnswerKind, ImageRef, Message, Problem
 
 REWRITE_PROMPT = """\
@@ -152,7 +155,7 @@ def is_right(answer: str | None, rewrite: Rewrite) -> bool:
     letter = letter_of(answer, rewrite.choices) if rewrite.choices else None
     if letter is not None:
         return letter == rewrite.answer
-    return matches_any(answer, _with_texts([rewrite.answer], rewrite.choices))
+    return _is_one_of(answer, _with_texts([rewrite.answer], rewrite.choices))
 
 
 def agrees_with_original(rewrite: Rewrite, problem: Problem) -> bool:
@@ -165,7 +168,7 @@ def agrees_with_original(rewrite: Rewrite, problem: Problem) -> bool:
         return False
     golds = [text for text in _texts(problem.answers, problem.choices) if is_gradable(text)]
     (new,) = _texts([rewrite.answer], rewrite.choices)
-    return bool(golds) and matches_any(new, golds)
+    return bool(golds) and _is_one_of(new, golds)
 
 
 def tells_answer(rewrite: Rewrite, problem: Problem) -> bool:
@@ -182,11 +185,14 @@ def tells_answer(rewrite: Rewrite, problem: Problem) -> bool:
 
 def is_gradable(gold: str) -> bool:
     """Whether anything could be right: a gold answer such as "." is empty to the grader."""
-    try:
-        exact_match(gold, gold)
-    except DataError:
-        return False
-    return True
+    return bool(plain_text(gold).strip("."))
+
+
+def _is_one_of(answer: str, golds: Sequence[str]) -> bool:
+    """Whether the grader of training takes an answer for one of the golds; one that it can't grade is none."""
+    question = Question(golds=tuple(golds), kind=answer_kind_of(golds, ()))
+    [verdict] = Grader(GradingConfig()).grade_spans([(answer, question)])
+    return verdict.outcome == "correct"
 
 
 def _json_object(reply: str) -> Mapping[str, object]:
@@ -257,7 +263,7 @@ def _answer(fields: Mapping[str, object], kind: AnswerKind, choices: tuple[str, 
         letter = letter_of(answer, choices)
         if letter is None:
             raise RewriteError(f"answer {answer!r} is none of the choices")
-        named = [string.ascii_uppercase[index] for index, text in enumerate(choices) if exact_match(answer, text)]
+        named = [string.ascii_uppercase[index] for index, text in enumerate(choices) if grade_text(answer, text)]
         if named and letter not in named:
             raise RewriteError(f"answer {answer!r} is the letter of one choice and the text of another")
         return letter
@@ -302,7 +308,7 @@ def _holds(text: str, answer: str) -> bool:
     pattern = r"\s*".join(map(re.escape, words))
     whole = rf"(?<![\w\-\u2212])(?<!\d[.,]){pattern}(?!\w)(?![.,]\d)"
     return re.search(whole, folded) is not None or any(
-        exact_match(number, answer) for number in _NUMBER_IN_TEXT.findall(folded)
+        grade_text(number, answer) for number in _NUMBER_IN_TEXT.findall(folded)
     )
 
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from sightline.curation.journal import Journal
 from sightline.chat_endpoint import ChatEndpoint
+from sightline.curation.journal import Journal
 from sightline.curation.synthesis.config import SynthesisConfig
 from sightline.curation.synthesis.interrupts import first_interrupt
 from sightline.curation.synthesis.paid_calls import PaidCalls, UnansweredError

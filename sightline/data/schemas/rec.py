@@ -1,7 +1,7 @@
 """Referring expressions, as PaddleMIX and VLM-R1 prepare RefCOCO/+/g and RefGTA: one box for a phrase.
 
 `solution` is the box [x1, y1, x2, y2], `normalized_solution` the same box relative to the picture, `normal_caption` the
-phrase alone. Metadata says in `box_space` what the gold box counts: "unit" if no number is above 1; else "pixel" (of
+phrase alone. Metadata says in `box_space` what the gold box counts: "unit" if no number is above 1; else "pixels" (of
 the original picture), or "per_mille" of width and height if only `normalized_solution` is given or both are the same.
 """
 
@@ -43,7 +43,7 @@ def _space(box: Sequence[float], columns: Columns, column: str | None) -> str:
     is_normalized = column == "normalized_solution" or columns.get("solution") == columns.get("normalized_solution")
     if is_normalized and max(box) > 1000:
         raise RowError("wrong_box", f"normalized_solution is {list(box)}; it must be within 0..1 or 0..1000")
-    return "per_mille" if is_normalized else "pixel"
+    return "per_mille" if is_normalized else "pixels"
 
 
 SCHEMA = Schema(

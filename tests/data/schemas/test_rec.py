@@ -11,7 +11,7 @@ def test_a_referring_expression_has_a_box_in_pixels() -> None:
     assert draft.turns == (Turn(role="user", content=(image, REC["problem"])),)
     assert (draft.answers, draft.answer_kind) == (("[352.14, 33.94, 639.59, 224.86]",), "box")
     assert draft.metadata == {
-        "box_space": "pixel",
+        "box_space": "pixels",
         "normalized_solution": [550, 71, 999, 468],
         "normal_caption": "the large white vehicle",
     }
@@ -20,9 +20,9 @@ def test_a_referring_expression_has_a_box_in_pixels() -> None:
 @pytest.mark.parametrize(
     ("solution", "normalized", "box", "space"),
     [
-        ([1, 2, 3, 4], None, "[1, 2, 3, 4]", "pixel"),
-        ("[1, 2, 3, 4]", [0.1, 0.2, 0.3, 0.4], "[1, 2, 3, 4]", "pixel"),
-        ("<answer>[1, 2, 3, 4]</answer>", None, "[1, 2, 3, 4]", "pixel"),
+        ([1, 2, 3, 4], None, "[1, 2, 3, 4]", "pixels"),
+        ("[1, 2, 3, 4]", [0.1, 0.2, 0.3, 0.4], "[1, 2, 3, 4]", "pixels"),
+        ("<answer>[1, 2, 3, 4]</answer>", None, "[1, 2, 3, 4]", "pixels"),
         (None, [0.1, 0.2, 0.3, 1.0], "[0.1, 0.2, 0.3, 1.0]", "unit"),
         ([0.1, 0.2, 0.3, 0.4], None, "[0.1, 0.2, 0.3, 0.4]", "unit"),
         (None, [10, 20, 300, 1000], "[10, 20, 300, 1000]", "per_mille"),

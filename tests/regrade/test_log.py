@@ -1,0 +1,124 @@
+"""A log with its grades, and how it is shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sightline.grading.options import GradingConfig
+from sightline.metrics import bootstrap_interval
+from sightline.regrade.options import LogOptions
+from sightline.regrade.table import rows_as_json, table
+from tests.regrade.logs import answered, graded, outcomes
+
+THREE = answered("3")
+
+
+def test_each_row_has_one_of_three_outcomes_with_its_reason(tmp_path: Path) -> None:
+    log = graded(
+        tmp_path,
+        {"gold": "3", "response": THREE},
+        {"gold": "4", "response": THREE},
+        {"gold": "3", "response": "It is 3."},
+        {"gold": None, "response": THREE},
+        {"gold": "3", "response": None},
+    )
+    assert [(row.outcome, row.answer, row.reason) for row in log.rows] == [
+        ("correct", "3", None),
+        ("wrong", "3", "not_equal"),
+        ("wrong", None, "no_answer"),
+        ("unscored", "3", "missing_gold"),
+        ("unscored", None, "missing_response"),
+    ]
+
+
+def test_a_gold_that_nobody_can_read_is_unscored(tmp_path: Path) -> None:
+    log = graded(tmp_path, {"gold": "many", "response": THREE}, options=LogOptions(kind="number"))
+    assert log.rows[0].outcome == "unscored"
+    assert log.rows[0].reason == "unreadable_gold: 'many' can't be read as a number"
+
+
+def test_options_of_the_rules_reach_the_grader(tmp_path: Path) -> None:
+    row = {"gold": "3", "response": "<think>a</think>The answer is 3.1."}
+    loose = GradingConfig(answer_from=("tag", "stated"), relative_tolerance=0.05)
+    assert outcomes(graded(tmp_path, row)) == ["wrong"]
+    assert outcomes(graded(tmp_path, row, options=LogOptions(grading=loose))) == ["correct"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "is_well_formed"),
+    [
+        ("3", "three", True),
+        ([1, 2, 3, 4], "[1, 2, 3, 4]", True),
+        ([1, 2, 3, 4], "[4, 3, 2, 1]", True),
+        ([1, 2, 3, 4], "everywhere", False),
+        ([[1, 2, 3, 4], [5, 6, 7, 8]], "nothing to see", False),
+    ],
+)
+def test_where_boxes_are_asked_for_the_form_needs_a_box(
+    tmp_path: Path, gold: object, answer: str, is_well_formed: bool
+) -> None:
+    assert graded(tmp_path, {"gold": gold, "response": answered(answer)}).rows[0].format_ok is is_well_formed
+
+
+def test_the_form_of_a_row_without_a_gold_is_still_told(tmp_path: Path) -> None:
+    rows = ({"gold": "3", "response": THREE}, {"response": THREE}, {"response": "3"}, {"gold": "3"})
+    assert [row.format_ok for row in graded(tmp_path, *rows).rows] == [True, True, False, None]
+
+
+def test_a_row_as_json_has_exactly_the_stated_columns(tmp_path: Path) -> None:
+    rows = ({"gold": "3", "response": THREE}, {"gold": ["4", "four"], "response": "é"}, {"response": THREE})
+    assert [json.loads(line) for line in rows_as_json(graded(tmp_path, *rows))] == [
+        {"index": 0, "verdict": "correct", "answer": "3", "gold": "3", "kind": "number", "format_ok": True,
+         "reason": None},
+        {"index": 1, "verdict": "wrong", "answer": None, "gold": ["4", "four"], "kind": "text", "format_ok": False,
+         "reason": "no_answer"},
+        {"index": 2, "verdict": "unscored", "answer": "3", "gold": None, "kind": None, "format_ok": True,
+         "reason": "missing_gold"},
+    ]  # fmt: skip
+
+
+def test_half_a_character_in_a_response_does_not_break_the_output(tmp_path: Path) -> None:
+    log = graded(tmp_path, {"gold": "3", "response": answered("\ud800")})
+    (line,) = rows_as_json(log)
+    assert json.loads(line)["answer"] == "\ud800"
+    assert line.isascii()
+
+
+def test_the_table_counts_what_is_scored_and_says_why_the_rest_is_not(tmp_path: Path) -> None:
+    rows = [{"gold": "3", "response": THREE}] * 3 + [{"gold": "yes", "response": "yes"}, {"response": THREE}]
+    low, high = bootstrap_interval([1.0, 1.0, 1.0, 0.0])
+    lines = table(graded(tmp_path, *rows)).splitlines()
+    assert lines == [
+        f"{tmp_path / 'log.jsonl'}: 5 rows (gold: gold; response: response)",
+        f"accuracy         75.00 %  3 of 4 scored; 95 % interval {100 * low:.2f} to {100 * high:.2f}",
+        "format           80.00 %  4 of 5 responses",
+        "no answer        25.00 %  1 of 4 scored, counted as wrong",
+        "",
+        "kind              rows  unscored   accuracy     format",
+        "number               3         0   100.00 %   100.00 %",
+        "yes_no               1         0     0.00 %     0.00 %",
+        "unknown              1         1          -   100.00 %",
+        "",
+        "unscored: 1",
+        "  missing_gold                 1",
+    ]
+
+
+def test_answers_to_one_problem_count_as_one_in_the_interval(tmp_path: Path) -> None:
+    rows = [
+        {"problem_id": name, "gold": gold, "response": THREE} for name in "pq" for gold in ("3", "4")
+    ]  # each problem is half solved: the mean of problems has no spread
+    assert "95 % interval 50.00 to 50.00" in table(graded(tmp_path, *rows))
+
+
+def test_the_table_points_to_other_places_if_no_response_has_an_answer(tmp_path: Path) -> None:
+    silent = table(graded(tmp_path, {"gold": "3", "response": "It is 3."}))
+    assert "! no response has an answer at the place tag; other places are given with --answer-from" in silent
+    assert "--answer-from" not in table(graded(tmp_path, {"gold": "4", "response": THREE}))
+
+
+def test_a_log_without_a_scored_row_has_no_accuracy(tmp_path: Path) -> None:
+    shown = table(graded(tmp_path, {"gold": "3"}, {"response": THREE}))
+    assert "accuracy  " not in shown.splitlines()[1]
+    assert "unscored: 2" in shown
