@@ -112,11 +112,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--logs", type=Path, help="folder with the predecessors' logs")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--timeout-seconds", type=float, default=2.0, help="for one grade in a worker")
-    parser.add_argument("--tiny", action="store_true", help="30 answers of each kind and 200 grades with poison")
+    parser.add_argument("--tiny", action="store_true", help="12 answers of each kind and 200 grades with poison")
     parser.add_argument("--out", type=Path, default=Path("grading.json"))
     options = parser.parse_args()
     if options.tiny:
-        options.answers, options.grades = 30, 200
+        options.answers, options.grades = 12, 200
     if min(options.answers, options.grades, options.processes) < 1 or options.timeout_seconds <= 0:
         parser.error("--answers, --grades, --processes and --timeout-seconds must be positive")
     return options

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -33,8 +34,8 @@ sightline train recipes/quickstart.yaml rollout.group_size=16 "checkpoint={every
 ```
 
 `--dry-run` prints the recipe with every default filled in. The run directory keeps it as `recipe.yaml`.
-A run goes on from its last checkpoint only with the recipe that it was started with; `steps`, `evaluation` and
-`checkpoint` alone may change.
+A run goes on from its last checkpoint only with the recipe that it was started with, but for
+[a few keys](run_directory.md).
 """
 
 TRAIN = """\
@@ -152,6 +153,8 @@ def _type_name(annotation: Any) -> str:
         return f"list of {_type_name(parts[0])}"
     if origin is Mapping:
         return f"{_type_name(parts[1])} by name"
+    if annotation is JsonValue:
+        return "any value"
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
     return names[annotation]
 
@@ -164,12 +167,20 @@ def _default(value: Any) -> str:
             return "see below"
         case None:
             return "null"
+        case "":
+            return '`""`'
         case bool():
             return f"`{str(value).lower()}`"
         case tuple() if value and all(isinstance(each, Section) for each in value):
-            return "; ".join(f"`{each.model_dump(exclude_defaults=True)}`" for each in value)
+            return "; ".join(f"`{_given(each)}`" for each in value)
         case _:
             return f"`{value}`"
+
+
+def _given(section: Section) -> dict[str, Any]:
+    """What a user would write for it; a label that is the name says nothing."""
+    given = section.model_dump(exclude_defaults=True)
+    return {key: value for key, value in given.items() if key != "label" or value != given.get("name")}
 
 
 if __name__ == "__main__":

@@ -52,7 +52,10 @@ def _box_frame(prompt: Prompt) -> dict[str, object]:
     image = prompt.images[number if isinstance(number, int) else 0]
     frame: dict[str, object] = {"image_size": [image.width, image.height]}
     if prompt.box_space is not None and prompt.model_sizes:
-        frame |= {"box_space": prompt.box_space, "model_input_size": list(prompt.model_sizes[prompt.images.index(image)])}
+        frame |= {
+            "box_space": prompt.box_space,
+            "model_input_size": list(prompt.model_sizes[prompt.images.index(image)]),
+        }
     return frame
 
 

@@ -24,7 +24,7 @@ def _add_grade(commands: "Commands") -> None:
     about = "grade a log of answers, or grade it again"
     command = commands.add_parser("grade", help=about, description=f"{about.capitalize()}.")
     command.add_argument("log", type=Path, metavar="FILE.jsonl|FILE.json")
-    command.add_argument("--gold", metavar="COL", help="column of gold answers; dots lead inside (default: by its name)")
+    command.add_argument("--gold", metavar="COL", help="column of golds; dots lead inside (default: by its name)")
     command.add_argument("--response", metavar="COL", help="column of responses (default: by its name)")
     command.add_argument("--choices", metavar="COL", help="column of options (default: by its name)")
     command.add_argument("--kind", choices=_KINDS, default="auto", help="of all golds (default: told from each)")
@@ -47,7 +47,7 @@ def _add_grade(commands: "Commands") -> None:
 def _add_serve(commands: "Commands") -> None:
     about = "serve rewards over HTTP in the format of OpenRLHF and LMM-R1"
     command = commands.add_parser("serve", help=about, description=f"{about[0].upper()}{about[1:]}.")
-    command.add_argument("recipe", nargs="?", type=Path, metavar="RECIPE.yaml", help="whose reward section is used")
+    command.add_argument("recipe", nargs="?", metavar="RECIPE.yaml", help="whose reward section is used")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="such as reward.grading.iou_threshold=0.7")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     command.add_argument("--port", type=int, default=5000, help="default 5000")
@@ -90,9 +90,12 @@ def _grade(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from sightline.reward_server import serve
 
+    recipe, overrides = options.recipe, options.overrides
+    if recipe is not None and "=" in recipe and not Path(recipe).exists():  # without a recipe the first one is a key
+        recipe, overrides = None, [recipe, *overrides]
     serve(
-        options.recipe,
-        options.overrides,
+        None if recipe is None else Path(recipe),
+        overrides,
         host=options.host,
         port=options.port,
         token_variable=options.token_variable,

@@ -27,14 +27,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_every_kind_gets_the_verdicts_that_are_known(measured: dict[str, Any]) -> None:
     assert {row["kind"]: row["num_as_known"] for row in measured["kinds"]} == dict.fromkeys(
-        [*KINDS, "equation", "set"], 30
+        [*KINDS, "equation", "set"], 12
     )
 
 
 def test_numbers_and_choices_need_no_worker_and_letters_do(measured: dict[str, Any]) -> None:
     quick = {row["kind"]: row["num_quick"] for row in measured["kinds"]}
-    assert [quick[kind] for kind in ("number", "length with unit", "count", "choice")] == [30] * 4
-    assert quick["polynomial"] < 30
+    assert [quick[kind] for kind in ("number", "length with unit", "count", "choice")] == [12] * 4
+    assert quick["polynomial"] < 12
 
 
 def test_exactly_the_endless_answers_are_unscored(measured: dict[str, Any]) -> None:

@@ -26,7 +26,6 @@ OWNERS = {  # who may import it: a folder or a file
     "openai": "chat_endpoint.py",
     "fastapi": "reward_server.py",
     "uvicorn": "reward_server.py",
-    "latex2sympy2_extended": "grading",
 }
 
 

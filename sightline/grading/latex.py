@@ -66,5 +66,5 @@ def tidy_latex(text: str) -> str:
     text = _SIGN.sub(lambda found: _SIGNS[found[0]], text)
     text = _TYPED.sub(lambda found: {"pi": "π", "sqrt": "√"}[found[1].lower()], text)
     if text.count("$") % 2 == 0:
-        text = text.replace("$", "")
+        text = text.replace("$", " ")  # "$0$.5" is no number
     return _RAISED.sub("", _SPACES.sub(" ", text)).strip()

@@ -81,8 +81,8 @@ def read_moves(text: str) -> tuple[Move, ...] | None:
         tokens = [token for token in tokens if token not in _ARROWS_BETWEEN]
         if not _ARROWS.isdisjoint(tokens):
             return None
-    moves = (_MOVES[part] for token in tokens for part in ((token,) if token in _MOVES else token))
-    return tuple(moves) or None
+    parts = [part for token in tokens for part in ([token] if token in _MOVES else list(token))]
+    return tuple(_MOVES[part] for part in parts) or None
 
 
 def _json_value(text: str) -> object:

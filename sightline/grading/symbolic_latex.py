@@ -54,7 +54,7 @@ _SPELLINGS = (
     (re.compile(r"\\(?:angle|triangle)(?![A-Za-z])"), " "),
 )
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\_{])i(?![A-Za-z])|(?<=[{])i(?![A-Za-z])|(?<=\d)i(?![A-Za-z])")
-_CURRENT = re.compile(r"(?<![A-Za-z\\])I(?![A-Za-z])")  # a variable; latex2sympy knows I as the imaginary unit only
+_CURRENT = re.compile(r"(?<!\\)I(?![a-z])")  # a variable; latex2sympy knows I as the imaginary unit only
 _ROOT = re.compile(r"√\s*(\[[^\[\]]*\])?\s*(\d+(?:\.\d+)?|\\[A-Za-z]+|[A-Za-z])?")
 _MIXED = re.compile(r"(?<![\d.}^_])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}")
 _DECIMAL = re.compile(r"(\^?)(?<![\d.])(\d*)\.(\d+)(?![\d.])")

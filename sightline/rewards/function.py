@@ -32,7 +32,7 @@ class Function(Component[Literal["function"]]):
 
     function: str
     """`module:function` or `path/file.py:function`; the path begins in the folder where the command is started."""
-    arguments: Mapping[str, JsonValue] = Field(default_factory=dict[str, JsonValue])
+    arguments: Mapping[str, JsonValue] = Field(default={})
     """Further arguments, by the names of the function's parameters."""
     timeout_seconds: float = Field(default=10.0, gt=0)
     """Wall time of one call; past it the answers of the call are unscored."""

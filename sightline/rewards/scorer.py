@@ -12,7 +12,7 @@ from sightline.grading.grader import Grader
 from sightline.grading.verdict import Question, Verdict, unscored
 from sightline.images import ImageStore
 from sightline.rewards import AnyComponent
-from sightline.rewards.component import Answer, RewardContext, Score, failed
+from sightline.rewards.component import Answer, RewardContext, RewardSource, Score, failed
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.judge import Judge
 from sightline.types import Problem, Rollout, ScoredRollout
@@ -36,7 +36,13 @@ class Scorer:
         self._grader = Grader(config.grading)
         self._judge = None if config.judge is None else Judge(config.judge, images)
         context = RewardContext(max_response_tokens=max_response_tokens, images=images)
-        self._sources = {component.label: component.source(context) for component in config.components}
+        self._sources: dict[str, RewardSource] = {}
+        try:
+            for component in config.components:
+                self._sources[component.label] = component.source(context)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

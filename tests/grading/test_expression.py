@@ -486,6 +486,7 @@ LOOKALIKES_AND_WRAPPINGS_RIGHT = [
     ("0/5", "0"),
 ]
 LOOKALIKES_AND_WRAPPINGS_WRONG = [
+    ("$0$.5", "0.5"),
     (r"\boxed{3} \boxed{4}", "3"),
     (r"\boxed{3} \boxed{4}", "4"),
     ("l1", "11"),

@@ -89,8 +89,9 @@ def test_an_unknown_key_is_refused() -> None:
 
 
 def test_every_component_is_known_by_the_name_that_its_section_takes() -> None:
+    penalties = ("truncated", "repetition")
     assert {
-        name: component.model_validate({"name": name, "weight": -1.0 if name in ("truncated", "repetition") else 1.0, **options}).name
+        name: component.model_validate({"name": name, "weight": -1.0 if name in penalties else 1.0, **options}).name
         for name, component in COMPONENTS.items()
         for options in [NEEDED_OPTIONS.get(name, {})]
     } == {name: name for name in COMPONENTS}

@@ -257,7 +257,7 @@ def test_calls_that_misbehave_cost_only_their_own_answers() -> None:
     start = time.monotonic()
     told = ["a", "hang", "b", "spin", "crash", "exit", "raise", "eat", "print", "c"]
     scores = _scores("misbehaves", told, timeout_seconds=_SHORT_SECONDS, memory_mib=512)
-    assert time.monotonic() - start < 30
+    assert time.monotonic() - start < 90
     assert {text: score.reason for text, score in zip(told, scores, strict=True)} == {
         "a": None,
         "hang": "timeout: the function took more than 1 s",
