@@ -8,7 +8,12 @@ from sightline.grading.options import GradingConfig
 from sightline.types import AnswerKind
 
 Compat = Literal["r1v"]
-_OF_OUR_RULES = ("answer_from", "relative_tolerance", "iou_threshold", "box_space")
+_OF_OUR_RULES = {  # keys of the grading section, and how the command line calls them
+    "answer_from": "--answer-from",
+    "relative_tolerance": "--tolerance",
+    "iou_threshold": "--iou-threshold",
+    "box_space": "--box-space",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,13 +29,13 @@ class LogOptions:
 
     def __post_init__(self) -> None:
         if self.kind == "none":
-            raise ConfigError("kind is none, which says that there is nothing to grade; leave it out")
+            raise ConfigError("--kind is none, which says that there is nothing to grade; leave it out")
         if self.compat is None:
             return
         usual = GradingConfig()
-        changed = [name for name in _OF_OUR_RULES if getattr(self.grading, name) != getattr(usual, name)]
-        changed += [name for name in ("kind", "choices") if getattr(self, name) is not None]
-        for name in changed:
+        changed = [flag for name, flag in _OF_OUR_RULES.items() if getattr(self.grading, name) != getattr(usual, name)]
+        changed += [f"--{name}" for name in ("kind", "choices") if getattr(self, name) is not None]
+        for flag in changed:
             raise ConfigError(
-                f"{name} has no effect with --compat {self.compat}, which has rules of its own; leave it out"
+                f"{flag} has no effect with --compat {self.compat}, which has its own rules; leave it out"
             )

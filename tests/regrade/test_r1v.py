@@ -89,13 +89,18 @@ def test_a_worker_can_not_run_text() -> None:
     assert finished.stdout == "refused\n", finished.stderr
 
 
+def test_the_kind_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--kind is none"):
+        LogOptions(kind="none")
+
+
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"kind": "number"}, "kind"),
-        ({"choices": "options"}, "choices"),
-        ({"grading": GradingConfig(relative_tolerance=0.1)}, "relative_tolerance"),
-        ({"grading": GradingConfig(answer_from=("boxed",))}, "answer_from"),
+        ({"kind": "number"}, "--kind"),
+        ({"choices": "options"}, "--choices"),
+        ({"grading": GradingConfig(relative_tolerance=0.1)}, "--tolerance"),
+        ({"grading": GradingConfig(answer_from=("boxed",))}, "--answer-from"),
     ],
 )
 def test_an_option_of_our_rules_is_refused_beside_compat(options: dict[str, object], name: str) -> None:
