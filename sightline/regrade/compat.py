@@ -28,4 +28,4 @@ def _verdict(reply: WorkerReply) -> Verdict:
     answer = cast("str | None", value["answer"])
     if value["is_correct"]:
         return Verdict(outcome="correct", answer=answer)
-    return Verdict(outcome="wrong", answer=answer, reason=None if answer is not None else "no_answer")
+    return Verdict(outcome="wrong", answer=answer, reason="not_equal" if answer is not None else "no_answer")

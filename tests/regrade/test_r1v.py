@@ -62,7 +62,7 @@ def test_the_number_of_the_thinking_is_taken_where_the_answer_is_glued_to_its_ta
     )
     assert [(each.outcome, each.answer, each.reason) for each in verdicts] == [
         ("correct", "3", None),
-        ("wrong", "4", None),
+        ("wrong", "4", "not_equal"),
         ("wrong", None, "no_answer"),
     ]
 
