@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sightline.data_commands import add_data_commands
 from sightline.errors import ConfigError, SightlineError
@@ -104,7 +104,11 @@ def _add_evaluate(commands: "Commands") -> None:
     command.add_argument("--max-response-tokens", type=int, default=1024)
     command.add_argument("--max-sequences", type=int, default=256, help="answers that grow at the same time")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--prompt-template", default="{problem}", help="as in the recipe's data section")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="of data or reward, data.answer_kind=count")
+    command.add_argument(
+        "--recipe", type=Path, metavar="RECIPE.yaml", help="ask and grade as in this training (a run keeps recipe.yaml)"
+    )
+    command.add_argument("--prompt-template", default=None, help="as in the recipe's data section")
     command.add_argument("--system-prompt", default=None, help="as in the recipe's data section")
     command.add_argument("--blank-images", action="store_true", help="grey images: what is guessed from text alone")
     command.add_argument(
@@ -185,11 +189,15 @@ def _sft(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from sightline.evaluate import evaluate_checkpoint, evaluation_table
     from sightline.files import write_json_atomic
+    from sightline.recipe import resolve_recipe
+    from sightline.rewards.config import RewardConfig
 
     _quiet_libraries()
+    sections = _evaluation_sections(options)
     evaluation = evaluate_checkpoint(
         options.model,
-        _evaluation_data(options),
+        sections["data"],
+        reward=resolve_recipe(sections["reward"], RewardConfig, source="the reward section"),
         num_samples=_at_least_one(options.samples, "--samples"),
         temperature=options.temperature,
         max_response_tokens=_at_least_one(options.max_response_tokens, "--max-response-tokens"),
@@ -203,12 +211,21 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"JSON: {options.json}")
 
 
-def _evaluation_data(options: argparse.Namespace) -> dict[str, object]:
-    return {
-        "path": options.data,
-        "prompt_template": options.prompt_template,
-        "system_prompt": options.system_prompt,
-    }
+def _evaluation_sections(options: argparse.Namespace) -> dict[str, Any]:
+    """The data and reward sections: those of the recipe, then what is given for itself."""
+    from sightline.recipe import apply_override, read_yaml
+
+    recipe = {} if options.recipe is None else read_yaml(options.recipe)
+    data = recipe["data"] if isinstance(recipe.get("data"), dict) else {}
+    asked = {key: data[key] for key in ("prompt_template", "system_prompt") if key in data}
+    content: dict[str, Any] = {"data": asked, "reward": recipe.get("reward") or {}}
+    for override in options.overrides:
+        if not override.startswith(("data.", "reward.")):
+            raise ConfigError(f"{override!r} is no key of data or reward, such as reward.grading.answer_from=[boxed]")
+        apply_override(content, override)
+    given = {"prompt_template": options.prompt_template, "system_prompt": options.system_prompt, "path": options.data}
+    content["data"] |= {key: value for key, value in given.items() if value is not None}
+    return content
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -21,7 +21,9 @@ from sightline.prompts import (
     warn_of_leakage,
 )
 from sightline.recipe import resolve_recipe
+from sightline.rewards.accuracy import Accuracy
 from sightline.rewards.config import RewardConfig
+from sightline.rewards.format import Format
 from sightline.rewards.reward_metrics import reward_metrics
 from sightline.rewards.scorer import Scorer
 from sightline.rollout.engine import Engine, Sampling
@@ -200,14 +202,18 @@ def evaluate_checkpoint(
     max_sequences: int,
     seed: int,
     blank_images: bool,
+    reward: RewardConfig,
 ) -> dict[str, object]:
-    """Evaluate a checkpoint on a data file with the default rewards; figures as `Evaluation.as_json` gives them."""
+    """Evaluate a checkpoint on a data file; figures as `Evaluation.as_json` gives them.
+
+    Of `reward` the grading, the judge and the form count: no other component says whether an answer is right.
+    """
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ConfigError(f"--temperature is {temperature}; it must be above 0 (a greedy answer is always given too)")
     config = resolve_recipe(data, DataConfig, source="sightline evaluate")
     inputs = load_inputs(ModelConfig(path=model), allow_urls=config.allow_urls)
     problems = load_prompts(inputs, config, max_response_tokens=max_response_tokens)
-    with Scorer(RewardConfig(), images=inputs.images).checked(problems.problems) as scorer:
+    with Scorer(_verdicts_alone(reward), images=inputs.images).checked(problems.problems) as scorer:
         evaluator = Evaluator(
             engine=place_engine(inputs, max_sequences=max_sequences),
             scorer=scorer,
@@ -221,6 +227,15 @@ def evaluate_checkpoint(
         evaluation = evaluator.evaluate("blank images" if blank_images else "evaluation", step=0)
     paths = [path for source in config.all_sources for path in source.paths]
     return {"model": model, "data": ", ".join(paths), "seed": seed, **evaluation.as_json()}
+
+
+def _verdicts_alone(reward: RewardConfig) -> RewardConfig:
+    """The same grading, judge and form, without what else is rewarded."""
+    forms = [component for component in reward.components if isinstance(component, Format)]
+    form = Format(name="format", weight=1.0, variant=forms[0].variant if forms else "think_answer")
+    return RewardConfig(
+        components=(form, Accuracy(name="accuracy", weight=1.0)), grading=reward.grading, judge=reward.judge
+    )
 
 
 def evaluation_table(evaluation: Mapping[str, object]) -> str:

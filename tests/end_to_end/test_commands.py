@@ -190,3 +190,34 @@ def test_help_imports_no_torch() -> None:
     assert done.returncode == 0, done.stderr
     for command in ("train", "sft", "evaluate", "report", "task", "tiny-model", "quickstart"):
         assert f"\n    {command}" in done.stdout
+
+
+def test_an_evaluation_asks_and_grades_as_a_recipe_says(
+    commands: CommandServer, tiny_folders: dict[str, Path], task_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "data": {"path": "unused.jsonl", "prompt_template": "{problem} Now."},
+                "reward": {
+                    "grading": {"answer_from": ["boxed"]},
+                    "components": [
+                        {"name": "format", "weight": 1.0, "variant": "answer_only"},
+                        {"name": "function", "function": "nowhere.py:f", "weight": 1.0},
+                    ],
+                },
+            }
+        )
+    )
+    figures = tmp_path / "figures.json"
+    heldout = task_folder / "heldout.jsonl"
+    evaluate = ["evaluate", tiny_folders["qwen2_5_vl"], heldout, "--max-response-tokens", "4", "--json", figures]
+    recipe = ["--recipe", tmp_path / "mine.yaml"]
+    outcome = commands.run([*evaluate, *recipe, "data.rows=first:2"])
+    assert outcome.exit_code == 0, outcome.stderr
+    assert json.loads(figures.read_text())["num_problems"] == 2
+    outcome = commands.run([*evaluate, *recipe, "reward.grading.answer_from=[nowhere]"])
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith("sightline: the reward section: grading.answer_from")
+    outcome = commands.run([*evaluate, *recipe, "seed=3"])
+    assert (outcome.exit_code, "'seed=3' is no key of data or reward" in outcome.stderr) == (2, True)
