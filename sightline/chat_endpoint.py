@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
     from openai import APIStatusError
     from openai.types.chat import ChatCompletionMessageParam
 
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+"""What is sent to these does not leave the machine."""
+
 _LOGGER = logging.getLogger(__name__)
+_MAX_BACKOFF_SECONDS = 60.0
 _MAX_ERROR_CHARS = 300
 _MIN_KEY_CHARS = 8  # a shorter key is a placeholder such as "EMPTY", and stands in ordinary text
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _REFUSED = (400, 413, 422)  # what this request asks for, not who asks or where
 _TRANSIENT = (408, 409, 425, 429)
 _HINTS = {
@@ -67,12 +71,13 @@ class ServerConfig(Section):
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, base_url: str) -> str:
-        parts = urlsplit(base_url)
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("base_url must hold neither user, password nor query; a key goes into api_key_variable")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"base_url {base_url!r} is no http or https address; write one like http://host:8000/v1")
+        check_server_url(base_url, example="http://localhost:8000/v1", option_for_key="api_key_variable")
         return base_url
+
+    def backoff_seconds(self, num_failures: int) -> float:
+        """Wait after a failed try with `num_failures` before it; drawn, so that calls don't come back all at once."""
+        mean_seconds = min(_MAX_BACKOFF_SECONDS, self.retry_seconds * 2.0**num_failures)
+        return mean_seconds * random.uniform(0.5, 1.5)  # noqa: S311  (jitter, not a secret)
 
 
 class EndpointConfig(ServerConfig):
@@ -156,9 +161,8 @@ class ChatEndpoint:
         )
         # The package would send these, from OpenAI's own variables, to whatever server is named.
         self._client.organization = self._client.project = None
-        host = urlsplit(config.base_url)
-        if self._key and host.scheme == "http" and host.hostname not in _LOCAL_HOSTS:
-            _LOGGER.warning("the key in %s travels to %s unencrypted", config.api_key_variable, config.base_url)
+        if self._key:
+            warn_if_unencrypted(config.base_url, config.api_key_variable)
 
     async def close(self) -> None:
         """Close its connections."""
@@ -247,6 +251,27 @@ class ChatEndpoint:
         if self._key and len(self._key) >= _MIN_KEY_CHARS:
             line = line.replace(self._key, "[the key]")
         return line if len(line) <= _MAX_ERROR_CHARS else f"{line[: _MAX_ERROR_CHARS - 3]}..."
+
+
+def check_server_url(url: str, *, example: str, option_for_key: str) -> None:
+    """Raise ValueError unless it is an http or https address that can be asked; what may be a password is not shown."""
+    try:
+        parts = urlsplit(url)
+        has_port = parts.port != 0
+    except ValueError:
+        raise ValueError(f"host or port of the address can't be read; write one like {example}") from None
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(f"an address must hold neither user, password nor query; a key goes into {option_for_key}")
+    is_plain = url.isascii() and url.isprintable() and " " not in url
+    if not (is_plain and parts.scheme in ("http", "https") and parts.hostname and has_port):
+        raise ValueError(f"{url!r} is no http or https address; write one like {example}")
+
+
+def warn_if_unencrypted(url: str, key_variable: str) -> None:
+    """A warning if the key in an environment variable would leave the machine as plain text."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname not in LOCAL_HOSTS:
+        _LOGGER.warning("the key in %s travels to %s unencrypted", key_variable, url)
 
 
 def picture_url(images: ImageStore, ref: ImageRef) -> str:

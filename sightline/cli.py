@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,15 +28,22 @@ class _LogHandler(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)
 
 
+class _Terminated(BaseException):
+    """SIGTERM came, as clusters send it before they take a machine away."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command and exit: 0 on success, 2 for a user's mistake, 130 when interrupted."""
+    """Run one command and exit: 0 on success, 2 for a user's mistake, 130 or 143 when told to end."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_LogHandler()])
+    for library in ("httpx", "httpx2", "openai"):
+        logging.getLogger(library).setLevel(logging.WARNING)  # else a line for every request
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else ten lines of retries before our one
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of few characters shows the others as \\u...
     run: Callable[[argparse.Namespace], None] = options.run
+    signal.signal(signal.SIGTERM, _raise_terminated)
     try:
         run(options)
         sys.stdout.flush()
@@ -52,6 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("sightline: interrupted; the same command goes on where it can", file=sys.stderr)
         sys.exit(130)
+    except _Terminated:
+        print("sightline: told to end; the same command goes on where it can", file=sys.stderr)
+        sys.exit(143)  # as a shell says it: 128 + SIGTERM
+
+
+def _raise_terminated(*_: object) -> None:
+    """So that what is under way is left in order, as after an interruption."""
+    raise _Terminated
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

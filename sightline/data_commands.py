@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -234,8 +233,6 @@ def _synthesize(options: argparse.Namespace) -> None:
     from sightline.images import ImageStore
     from sightline.recipe import resolve_recipe
 
-    for library in ("httpx", "httpx2", "openai"):
-        logging.getLogger(library).setLevel(logging.WARNING)  # else a line for every request
     sections = _sections(options)
     own = _own(sections, base_url=options.endpoint, model=options.model)
     config = resolve_recipe(own, SynthesisConfig, source="sightline data synthesize")

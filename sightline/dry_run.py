@@ -28,6 +28,8 @@ from sightline.prompts import (
     load_prompts,
 )
 from sightline.recipe import recipe_as_plain
+from sightline.rewards.config import RewardConfig
+from sightline.rewards.scorer import Scorer
 
 GIB = 2**30
 MAX_LISTED = 20
@@ -54,6 +56,7 @@ def plan_training(recipe: TrainRecipe) -> str:
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.rollout.prompts_per_step)
     lines = _data_lines("training data", problems)
     lines += _heldout_lines(inputs, recipe.evaluation, problems, recipe.rollout.max_response_tokens)
+    lines.append(_rewards_line(recipe.reward, inputs, problems, recipe.rollout.max_response_tokens))
     epochs = order.epoch_of(recipe.steps * recipe.rollout.prompts_per_step)
     updates = recipe.learner.updates_per_step
     answers = recipe.rollout.prompts_per_step * recipe.rollout.group_size
@@ -72,6 +75,13 @@ def plan_training(recipe: TrainRecipe) -> str:
         lines.append("  reference: the model without its adapter, no copy")
     lines.append(f"  keys and values while sampling: {_cache_bytes(shapes, recipe, counts) / GIB:.2f} GiB at most")
     return "\n".join([*lines, "", "resolved recipe:", yaml.safe_dump(recipe_as_plain(recipe), sort_keys=False)])
+
+
+def _rewards_line(reward: RewardConfig, inputs: Inputs, problems: PromptSet, max_response_tokens: int) -> str:
+    """What is rewarded; functions are loaded and servers asked whether they are there, as before a run."""
+    with Scorer(reward, max_response_tokens, images=inputs.images).checked(problems.problems):
+        parts = [f"{weight:g} {label}" for label, weight in reward.weights().items()]
+    return f"rewards: {' + '.join(parts)}" + (", with an LLM judge" if reward.judge else "")
 
 
 def plan_fine_tuning(recipe: SftRecipe) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
+from sightline.chat_endpoint import LOCAL_HOSTS
 from sightline.data.answers import answer_kind_of, check_answers, read_gold, read_worked
 from sightline.data.rows import RowError
 from sightline.errors import ConfigError, SightlineError
@@ -50,7 +51,6 @@ _LACKING: Mapping[str, str] = {  # what components need and a request does not t
 _MAX_KNOWN_GOLDS = 100_000
 _MAX_REQUESTS = 64  # under way or waiting; each may hold MAX_REQUEST_BYTES
 _GOODBYE_SECONDS = 10  # for requests under way when the server is stopped
-_LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 _END_OF_TURN = (
     r"<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|end_of_text\|>|<\|end\|>|<end_of_turn>|<end_of_utterance>|</s>|"
@@ -158,7 +158,7 @@ def serve(
             logger.info("rewards: %s", parts)
             if token_variable is None:
                 logger.info("token: %s", token)
-            if host not in _LOCAL_HOSTS:
+            if host not in LOCAL_HOSTS:
                 logger.warning("%s is open to the network, unencrypted; whoever reads along has the token", address)
             logger.info("serving at %s%s; Ctrl-C ends it", address, _PATHS[0])
             server = _server(make_app(scorer, token))

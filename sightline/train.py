@@ -1,7 +1,7 @@
 """THE LOOP: problems, prompts, rollouts, scored rollouts, a batch, new weights. Read `train` downwards."""
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,8 @@ MAY_CHANGE = frozenset(  # between a run and its continuation
     | {f"reward.grading.{key}" for key in ("processes", "timeout_seconds", "memory_mib")}
     | {f"reward.components.*.{key}" for key in _MENDABLE}
 )
+
+_REASONS_NAMED = 3
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +71,8 @@ def train(recipe: TrainRecipe) -> Path:
                         rollouts = engine.generate(prompts, _sampling(recipe, step, selection.num_rounds))
                     with timer.phase("reward"):
                         selection.add(scorer.score(rollouts))
-                    _stop_if_unscored(selection.scored, recipe.max_unscored_fraction)
-                greedy = _greedy_answers(recipe, step, selection, engine, scorer, timer)
+                    _stop_if_unscored(run, step, selection.scored, recipe.max_unscored_fraction)
+                greedy = _greedy_answers(recipe, run, step, selection, engine, scorer, timer)
                 metrics = reward_metrics(selection.scored) | selection.metrics() | _greedy_metrics(greedy)
                 with timer.phase("update"):
                     batch = _train_batch(recipe, selection, greedy)
@@ -119,7 +121,13 @@ def _sampling(recipe: TrainRecipe, step: int, generation_round: int) -> Sampling
 
 
 def _greedy_answers(
-    recipe: TrainRecipe, step: int, selection: GroupSelection, engine: Engine, scorer: Scorer, timer: PhaseTimer
+    recipe: TrainRecipe,
+    run: RunDirectory,
+    step: int,
+    selection: GroupSelection,
+    engine: Engine,
+    scorer: Scorer,
+    timer: PhaseTimer,
 ) -> list[ScoredRollout] | None:
     """Each chosen prompt's most probable answer with its grade, for algorithms that compare with it."""
     if not recipe.algorithm.needs(recipe.learner.updates_per_step).greedy_answers:
@@ -130,7 +138,7 @@ def _greedy_answers(
         rollouts = engine.generate(prompts, sampling)
     with timer.phase("reward"):
         scored = scorer.score(rollouts)
-    _stop_if_unscored(scored, recipe.max_unscored_fraction)
+    _stop_if_unscored(run, step, scored, recipe.max_unscored_fraction)
     return [group[0] for group in scored]
 
 
@@ -150,13 +158,19 @@ def _train_batch(recipe: TrainRecipe, selection: GroupSelection, greedy: Sequenc
     )
 
 
-def _stop_if_unscored(groups: Sequence[Sequence[ScoredRollout]], limit: float) -> None:
-    share = mean([float(answer.reward is None) for group in groups for answer in group])
-    if share > limit:
-        raise RunError(
-            f"{share:.0%} of this step's answers could not be graded, more than max_unscored_fraction = {limit:.0%}; "
-            "mend the reward and give the same command again, which goes on from the last checkpoint"
-        )
+def _stop_if_unscored(run: RunDirectory, step: int, groups: Sequence[Sequence[ScoredRollout]], limit: float) -> None:
+    """Raise RunError, with the commonest reasons, if too many answers have no reward; their rows are kept."""
+    reasons = [answer.unscored_reason for group in groups for answer in group if answer.reward is None]
+    share = len(reasons) / sum(len(group) for group in groups)
+    if share <= limit:
+        return
+    run.write_rollouts(step + 1, rollout_rows(step + 1, groups, is_learned_from=[False] * len(groups)))
+    common = "; ".join(f"{number} x {reason}" for reason, number in Counter(reasons).most_common(_REASONS_NAMED))
+    raise RunError(
+        f"{share:.0%} of this step's answers could not be graded, more than max_unscored_fraction = {limit:.0%}: "
+        f"{common} (all are in rollouts/step_{step + 1:06d}.jsonl); mend the reward and give the same command again, "
+        "which goes on from the last checkpoint"
+    )
 
 
 def _evaluations(

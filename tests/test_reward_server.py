@@ -401,9 +401,9 @@ def test_the_response_is_what_stands_behind_the_prompt(query: str, prompt: str, 
 
 @pytest.mark.parametrize("unit", ["<|endoftext|>", "<|im_start|>assistant\n", "Assistant:", "<|", " ", "["])
 def test_finding_the_response_in_a_megabyte_takes_less_than_a_second(unit: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     response_in(unit * (10**6 // len(unit)), "")
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 # The process.

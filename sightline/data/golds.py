@@ -48,8 +48,13 @@ def golds_in_pixels(
 
 
 def named_rewards(metadata: Mapping[str, object]) -> tuple[str, ...]:
-    """Labels of the reward components that the row's column `rewards` names: a list of texts; () if it is none."""
+    """Labels of the reward components that the row's column `rewards` names: a text, or a list of texts.
+
+    () for anything else, such as the numbers that other programs keep in a column of this name.
+    """
     named = metadata.get(_REWARDS)
+    if isinstance(named, str):
+        return (named,) if named.strip() else ()
     if not isinstance(named, list | tuple) or not all(isinstance(label, str) for label in cast("list[object]", named)):
         return ()
     return tuple(cast("Sequence[str]", named))

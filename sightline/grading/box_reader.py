@@ -24,8 +24,16 @@ _START = re.compile(
 )
 _BRACKET_OR_QUOTE = re.compile(r'[\[\]{}"]')
 _REST_OF_STRING = re.compile(r'(?:[^"\\\n]++|\\.)*+"')
+_TRAILING_COMMA = re.compile(r",\s*+([\]}])")
 _NOTHING = re.compile(r"(?:```\w*+)?+\s*+none\s*+\.?\s*+(?:```)?+", re.IGNORECASE)
 _OPENING = {"]": "[", "}": "{"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """A JSON object with each of its members, as a dictionary would drop all but the last of one name."""
+
+    pairs: list[tuple[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +121,8 @@ def _json_value(text: str) -> object | None:
     """The value that a text in brackets writes; None if it is not JSON. All numbers are floats."""
     for candidate in (text, text.replace("'", '"')) if "'" in text and '"' not in text else (text,):
         try:
-            return cast("object", json.loads(candidate, parse_int=float))
+            value = json.loads(_TRAILING_COMMA.sub(r"\1", candidate), parse_int=float, object_pairs_hook=_Members)
+            return cast("object", value)
         except ValueError:
             continue
     return None
@@ -121,8 +130,10 @@ def _json_value(text: str) -> object | None:
 
 def _boxes_of(value: object, label: str | None) -> list[ParsedBox] | None:
     """The boxes of a JSON value; None if it holds anything else."""
-    if isinstance(value, dict):
-        entry = cast("dict[str, object]", value)
+    if isinstance(value, _Members):
+        entry = dict(value.pairs)
+        if len(entry) < len(value.pairs) or ("bbox_2d" in entry and "bbox" in entry):  # two boxes, or two labels
+            return None
         corners, own_label = entry.get("bbox_2d", entry.get("bbox")), entry.get("label")
         if isinstance(own_label, str):
             label = own_label.strip() or None

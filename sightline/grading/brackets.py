@@ -8,6 +8,7 @@ _NAME = re.compile(
     r"(?:_\{?[^{}=]{1,16}\}?)?[′']?\}?(?:_\{?[^{}=]{1,16}\}?)?(?:\([a-z]\))?"
 )
 _MEMBERSHIP = re.compile(r"^[A-Za-z] ?∈ ?")
+_POINT_NAME = re.compile(r"^(?:[A-Z]′? ?=? ?|\(x, ?y(?:, ?z)?\) ?= ?)(?=\([^()]*,[^()]*\)$)")
 _NOTHING_IN_NAME = re.compile(r"[\s{}\\]")
 _EQUALS = re.compile(r"(?<![<>!=:])=(?!=)")
 _ASSIGNS = re.compile(rf"{_EQUALS.pattern}|≈")
@@ -29,8 +30,8 @@ def split_name(text: str) -> tuple[str | None, str]:
 
 
 def without_membership(text: str) -> str:
-    """`x ∈ (1, 2)` states the interval."""
-    return _MEMBERSHIP.sub("", text)
+    """`x ∈ (1, 2)` states the interval, and `P(1, 2)` and `(x, y) = (1, 2)` the point."""
+    return _POINT_NAME.sub("", _MEMBERSHIP.sub("", text))
 
 
 def top_level_pieces(text: str) -> list[str]:

@@ -12,13 +12,13 @@ _NUM_UNKNOWN_CHOICES = 10  # as many letters count where the options are not kno
 _MAX_CHARS = 2000  # an answer that is so much longer than each option names none
 
 _LEAD = re.compile(
-    r"(?:(?:option|choice|answer)(?![A-Za-z])|选项?|答案[是为]?选?)\s?:?\s?(?=\S)",
+    r"(?:(?:option|choice|answer)(?![A-Za-z])|(?:因此|所以|故|应该?)?(?:正确)?(?:选[择项]?|答案[是为]?:?选?[择项]?))\s?[是为]?:?\s?(?=\S)",
     re.IGNORECASE,
 )
 _BRACKETED = r"\(\s?([A-Za-z])\s?\)|\[\s?([A-Za-z])\s?\]|【\s?([A-Za-z])\s?】"
-_ALONE = re.compile(rf"(?:{_BRACKETED}|([A-Za-z])\s?[):、]?)\s?[.,。]?")
+_ALONE = re.compile(rf"(?:{_BRACKETED}|([A-Za-z])\s?[):、]?)\s?[.,。]?(?:选?项|选)?")
 _WITH_TEXT = re.compile(rf"(?:{_BRACKETED}|([A-Za-z])\s?[.):、])\s?[.:、]?\s?(.+)", re.DOTALL)
-_LOOSE_TEXT = re.compile(r"([A-Z])(?:,? | - )(.+)", re.DOTALL)
+_LOOSE_TEXT = re.compile(r"([A-Z])(?: - |,? | ?(?=\(.*\)$))(.+)", re.DOTALL)
 _FURTHER_LETTER = re.compile(
     rf"(?<![A-Za-z0-9\\])(?:{_BRACKETED}"
     r"|([A-Za-z])(?=[.):、])"  # "b. 12"
@@ -55,8 +55,10 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
     if with_text and (letter := _first_letter(with_text)) in letters:
         return letter if _may_stand_with(with_text[with_text.re.groups], letter, choices) else None
     loose = _LOOSE_TEXT.fullmatch(short)
-    if choices and loose and loose[1] in letters and _is_same(loose[2], choices[_LETTERS.index(loose[1])]):
-        return loose[1]
+    if choices and loose and loose[1] in letters:
+        choice, behind = choices[_LETTERS.index(loose[1])], loose[2]
+        if _is_same(behind, choice) or (behind[0] + behind[-1] == "()" and _is_same(behind[1:-1], choice)):
+            return loose[1]
     equal = [index for index, choice in enumerate(choices) if _is_equal(plain, choice)]
     return _LETTERS[equal[0]] if len(equal) == 1 else None
 

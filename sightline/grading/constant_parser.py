@@ -16,19 +16,23 @@ from sightline.grading.constants import (
     root,
 )
 from sightline.grading.numbers import TooLargeError, read_decimal
+from sightline.grading.trigonometry import FUNCTIONS, function_value
 
 _MAX_TOKENS = 300
 _MAX_DEPTH = 30  # brackets within brackets; deeper ones are nobody's answer
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,3}(?:,\d{3})+(?![\d,])(?:\.\d+)?|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"|(?P<sign>\\frac|[-+*/^()\[\]{}√π]))"
+    r"|(?P<sign>\\frac|[-+*/^()\[\]{}√π°])"
+    rf"|\\?(?P<function>{'|'.join(FUNCTIONS)})(?![A-Za-z]))"
 )
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
-_FACTOR_STARTS = frozenset({"√", "π", "\\frac", "("})
+_FACTOR_STARTS = frozenset({"√", "π", "\\frac", "(", *FUNCTIONS})
+_ANGLE_GOES_ON = frozenset({"√", "π", "\\frac"})  # sin 2π
+_DEGREE = multiply(PI, rational(Fraction(1, 180)))
 
 
 def read_constant(text: str) -> Constant:
-    r"""The exact value of numbers, √, π, \frac, signs and brackets.
+    r"""The exact value of numbers, √, π, \frac, signs, brackets and trigonometric functions, of degrees as well.
 
     Raises UnreadableError for anything else, TooLargeError for what takes too many digits, tokens or nested brackets.
     """
@@ -59,6 +63,7 @@ class _Parser:
     def __init__(self, tokens: list[str]) -> None:
         self._tokens = tokens
         self._next = 0
+        self._num_functions = 0  # around the next sign; only within one is ° a sign of a value
 
     def peek(self) -> str:
         """The next sign; empty at the end."""
@@ -97,6 +102,9 @@ class _Parser:
 
     def _factor(self, depth: int) -> Constant:
         base = self._mixed_number() or self._primary(depth)
+        if self._num_functions and self.peek() == "°":
+            self._take()
+            return multiply(base, _DEGREE)
         if self.peek() != "^":
             return base
         self._take()
@@ -130,6 +138,8 @@ class _Parser:
         if sign == "\\frac":
             top = self._argument(depth)
             return multiply(top, reciprocal(self._argument(depth)))
+        if sign in FUNCTIONS:
+            return self._function(sign, depth)
         if sign in _CLOSING:
             value = self.sum(depth + 1)
             self._expect(_CLOSING[sign])
@@ -150,6 +160,39 @@ class _Parser:
         if index.denominator != 1:
             raise UnreadableError("a root of a broken order")
         return root(self._primary(depth + 1), index.numerator)
+
+    def _function(self, name: str, depth: int) -> Constant:
+        r"""`\sin 60°`, `\sin(π/3)`, `\sin^2 60°`; not `\sin π/3`, which may be either."""
+        if depth >= _MAX_DEPTH:
+            raise TooLargeError("functions nested too deep")
+        exponent = None
+        if self.peek() == "^":
+            self._take()
+            exponent = self._primary(depth + 1).rational
+            if exponent is None or exponent <= 0:  # sin^{-1} is the inverse
+                raise UnreadableError("a power of a function")
+        self._num_functions += 1
+        angle = self._bracketed_angle(depth) if self.peek() in {"(", "{"} else self._bare_angle(depth)
+        self._num_functions -= 1
+        value = function_value(name, angle)
+        return value if exponent is None else power(value, exponent)
+
+    def _bracketed_angle(self, depth: int) -> Constant:
+        angle = self._primary(depth + 1)
+        if self.peek() == "^":  # of the angle, or of the function
+            raise UnreadableError("a power behind a function")
+        if self.peek() == "°":
+            self._take()
+            return multiply(angle, _DEGREE)
+        return angle
+
+    def _bare_angle(self, depth: int) -> Constant:
+        angle = self._signed(depth + 1)
+        while self._tokens[self._next - 1] != "°" and self.peek() in _ANGLE_GOES_ON:
+            angle = multiply(angle, self._factor(depth + 1))
+        if self._tokens[self._next - 1] != "°" and self.peek() == "/":
+            raise UnreadableError("a function of a quotient without brackets")
+        return angle
 
     def _argument(self, depth: int) -> Constant:
         sign = self.peek()

@@ -83,16 +83,20 @@ def mean_average_precision(
     def class_of(box: ParsedBox) -> str | None:
         return label_of(box) if has_classes else None
 
-    classes = {class_of(box) for boxes in (*predictions, *golds) for box in boxes}
-    if not classes:
+    # By class, for each picture that has boxes of it: those predicted, with their ranks, and the gold ones.
+    pictures_of: dict[str | None, dict[int, tuple[list[tuple[int, ParsedBox]], list[ParsedBox]]]] = {}
+    for picture, (predicted, gold) in enumerate(zip(predictions, golds, strict=True)):
+        for rank, box in enumerate(predicted):
+            pictures_of.setdefault(class_of(box), {}).setdefault(picture, ([], []))[0].append((rank, box))
+        for box in gold:
+            pictures_of.setdefault(class_of(box), {}).setdefault(picture, ([], []))[1].append(box)
+    if not pictures_of:
         return 1.0
     precisions = [
         _average_precision(
-            [[(rank, box) for rank, box in enumerate(boxes) if class_of(box) == each] for boxes in predictions],
-            [[box for box in boxes if class_of(box) == each] for boxes in golds],
-            threshold,
+            [predicted for predicted, _ in pictures.values()], [gold for _, gold in pictures.values()], threshold
         )
-        for each in classes
+        for pictures in pictures_of.values()
         for threshold in iou_thresholds
     ]
     return sum(precisions) / len(precisions)

@@ -7,7 +7,7 @@ from sightline.grading.boxes import grade_box, grade_boxes, is_gold_box, is_gold
 from sightline.grading.choice import grade_choice, read_choice
 from sightline.grading.expression import compare_quickly, is_readable_quickly
 from sightline.grading.options import GradingConfig
-from sightline.grading.plain import plain_text
+from sightline.grading.plain import is_blank, plain_text
 from sightline.grading.spans import boxed_contents, final_part
 from sightline.grading.structured import grade_json, grade_moves, is_json, read_moves
 from sightline.grading.verdict import Question, Verdict
@@ -63,7 +63,7 @@ def _check_golds(question: Question) -> None:
 
 def _refusal(answer: str | None, question: Question) -> str | None:
     """Why an answer is wrong before it is compared; None if it isn't."""
-    if answer is None or not answer.strip():
+    if answer is None or is_blank(answer):
         return "no_answer"
     if len(answer) > max(_MIN_LIMIT_CHARS, _LIMIT_BY_GOLD * max(map(len, question.golds))):
         return "too_long"

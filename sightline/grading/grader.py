@@ -32,13 +32,15 @@ _Gold = tuple[str, AnswerKind, tuple[str, ...]]  # the text, its kind, and the c
 
 _pools: weakref.WeakValueDictionary[tuple[object, ...], WorkerPool] = weakref.WeakValueDictionary()
 _pools_lock = threading.Lock()
+_spare_pool: list[WorkerPool] = []  # the one of the grader that was closed last
 
 
 class Grader:
     """Grades answers as its options say. Safe to use from several threads.
 
     Worker processes start with the first answer that needs them. All graders of a process whose options give the
-    workers equal limits share them; they end with the last of these graders.
+    workers equal limits share them. Those of the grader closed last stay for the next one, since they take seconds to
+    start; they end with this process, or once a grader with other limits is closed.
     """
 
     def __init__(self, options: GradingConfig, *, mathematics: str = _MATHEMATICS) -> None:
@@ -82,8 +84,11 @@ class Grader:
         return {index: reasons[gold] for index, gold in enumerate(golds) if gold in reasons}
 
     def close(self) -> None:
-        """Let go of the workers, which end unless other graders use them; later grades get new ones."""
-        self._pool = None
+        """Let go of the workers, as the class says; later grades take up what is there, or start new ones."""
+        with _pools_lock:
+            if self._pool is not None:
+                _spare_pool[:] = [self._pool]
+                self._pool = None
 
     def _slow_pairs(self, answer: str | None, question: Question) -> list[tuple[str, str]]:
         """The answer with each gold that it takes mathematics to compare it with."""

@@ -3,6 +3,7 @@
 import re
 
 _SPACING = re.compile(r"(?<!\\)\\[,;:! ]|\\(?:quad|qquad|displaystyle|limits|nolimits)(?![A-Za-z])|~")
+_RANGE = re.compile(r"(?<=\d) ?~ ?(?=[-+]?\d)")
 _SIZES = re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|bigl|bigr)(?![A-Za-z])\s*\.?")
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(\d)\s*(\d)")
@@ -57,7 +58,7 @@ def tidy_latex(text: str) -> str:
     """
     if "\\" in text or "~" in text:
         text = _CASES.sub(lambda found: found[1].replace("\\\\", ", "), text)
-        text = _SPACING.sub(" ", text)
+        text = _SPACING.sub(" ", _RANGE.sub(r" \\sim ", text))
         text = _SIZES.sub("", text)
         text = _FRACTIONS.sub(r"\\frac", text)
         text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)

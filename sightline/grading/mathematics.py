@@ -1,30 +1,34 @@
 """Answers that need symbolic mathematics, compared by math-verify; runs only in processes that can be killed.
 
-The one file that imports sympy, latex2sympy and math-verify, and not before it is asked to.
+With `symbolic_equality.py` it alone imports sympy, latex2sympy and math-verify, and not before it is asked to.
 """
 
 import logging
+import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from fractions import Fraction
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
 from sightline.grading.brackets import outer_brackets, split_equation, split_name, top_level_pieces, without_membership
-from sightline.grading.constants import is_rounding, rational
 from sightline.grading.latex import tidy_latex
 from sightline.grading.numbers import read_decimal
 from sightline.grading.plain import plain_text
+from sightline.grading.symbolic_equality import equal_objects
 from sightline.grading.symbolic_latex import symbolic_latex
+from sightline.grading.trigonometry import FUNCTIONS
 from sightline.grading.units import Unit, is_same_kind, split_unit
 
 _MAX_LENGTH = 2000  # characters
 _MAX_PIECES = 16
-_MIN_SIGNIFICANT = 6
-_DIGITS = 40  # two constants that agree to 30 of them are equal
+_VARIABLE = re.compile(
+    rf"(?<![A-Za-z\\])(?!(?:{'|'.join(FUNCTIONS)}|log|ln|lg|exp)(?![A-Za-z]))[A-Za-z](?![A-Za-z]{{2}})"
+)
+# Compared before the first grade: what is read, simplified and cached once takes half a second.
+_FIRST = ((r"\frac{(x+1)^2}{2}", r"\frac{x^2+2x+1}{2}"), (r"\sin x", r"\cos x"))
+_OPERATORS = ("=", "+", "-", "*", "/", "^")
 _RELATIONS = ("<", ">", "≤", "≥", "≠", "\\le", "\\ge", "\\ne")
-_TRIGONOMETRY = ("sin", "cos", "tan", "cot", "sec", "csc")
 
 
 def handler(settings: Mapping[str, object]) -> Callable[[Mapping[str, object]], object]:
@@ -38,6 +42,8 @@ def handler(settings: Mapping[str, object]) -> Callable[[Mapping[str, object]], 
     import_module("math_verify")  # takes seconds, which are none of the first grade's time
     import_module("sympy.physics.units")  # simplify() would, and its import makes objects of text
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
+    for answer, gold in _FIRST:
+        _reply({"answer": answer, "gold": gold})
     return _reply
 
 
@@ -144,6 +150,13 @@ def _equal(answer: str, gold: str, tolerance: float) -> bool:
     if own_form is None and form is None:
         return _equal_one(answer, gold, tolerance)
     if own_form is None or form is None:
+        if (
+            form is None
+            and own_form in ("list", "{}")
+            and len(own) > 1
+            and not any(sign in answer for sign in _RELATIONS)
+        ):
+            return False
         # {x} is as good as x; an interval may be told as an inequality, which math-verify knows.
         answer = own[0] if len(own) == 1 else answer
         gold = wanted[0] if len(wanted) == 1 else gold
@@ -169,8 +182,10 @@ def _equal_in_any_order(own: list[str], wanted: list[str], tolerance: float) -> 
 
 def _equal_one(answer: str, gold: str, tolerance: float) -> bool:
     """Two single expressions, equations or inequalities; `y = 2x` is as good as `2x`, `y = 3x = 1` is not 1."""
-    answer, own_unit = _split_unit(answer)
     gold, unit = _split_unit(gold)
+    whole, (answer, own_unit) = answer, _split_unit(answer)
+    if own_unit and unit is None and not set(_VARIABLE.findall(gold)).isdisjoint(whole[len(answer) :]):
+        answer, own_unit = whole, None  # beside a variable c, cm is a product
     if own_unit and unit and not (is_same_kind(own_unit, unit) and own_unit.size == unit.size):
         return False
     num_own, num_wanted = len(split_equation(answer)), len(split_equation(gold))
@@ -182,17 +197,26 @@ def _equal_one(answer: str, gold: str, tolerance: float) -> bool:
         if name is None or any(sign in shorter for sign in _RELATIONS):
             return False
         answer, gold = (value, gold) if num_own == 2 else (answer, value)
+    elif num_own == num_wanted == 2:
+        answer, gold = _without_same_name(answer, gold)
     keep_degrees = _degrees_matter(answer, gold)
     is_complex = _is_complex(answer) or _is_complex(gold)
     own = _parse(answer, keep_degrees=keep_degrees, is_complex=is_complex)
     wanted = _parse(gold, keep_degrees=keep_degrees, is_complex=is_complex)
-    return _equal_objects(own, wanted, answer, tolerance)
+    return equal_objects(own, wanted, decimal=read_decimal(answer), tolerance=tolerance)
+
+
+def _without_same_name(answer: str, gold: str) -> tuple[str, str]:
+    """The right sides of `y = 2x` and `y = x + x`, where both define one name that neither right side has."""
+    (name, value), (other, gold_value) = split_name(answer), split_name(gold)
+    is_defined = name is not None and name == other and len(name) == 1 and name not in value + gold_value
+    return (value, gold_value) if is_defined else (answer, gold)
 
 
 def _degrees_matter(answer: str, gold: str) -> bool:
     """In `sin 30°` they do; `90° - x` and `90 - x` are the same answer."""
     both = answer + gold
-    return "°" in both and (("°" in answer and "°" in gold) or any(name in both for name in _TRIGONOMETRY))
+    return "°" in both and (("°" in answer and "°" in gold) or any(name in both for name in FUNCTIONS))
 
 
 def _is_complex(text: str) -> bool:
@@ -206,7 +230,13 @@ def _split_unit(text: str) -> tuple[str, Unit | None]:
     value, unit = split_unit(text)
     name = text[len(value) :].strip()
     is_apart = text[len(value) : len(value) + 1] == " " or not name.isascii()
-    if unit is None or "°" in name or (len(name) == 1 and name.isascii() and name.isalpha()) or not is_apart:
+    if (
+        unit is None
+        or "°" in name
+        or value.endswith(_OPERATORS)
+        or (len(name) == 1 and name.isascii() and name.isalpha())
+        or not is_apart
+    ):
         return text, None
     return value, unit
 
@@ -236,52 +266,3 @@ def _parse(text: str, *, keep_degrees: bool, is_complex: bool) -> Any:
     if not isinstance(parsed, Basic | MatrixBase):
         raise ValueError(f"{text!r} is no mathematics that latex2sympy reads")  # noqa: TRY004
     return parsed
-
-
-def _equal_objects(own: Any, wanted: Any, answer: str, tolerance: float) -> bool:
-    import math_verify
-    from math_verify.grader import is_relation
-    from sympy import Eq, Expr, Set, solve
-
-    if own == wanted:
-        return True
-    if isinstance(own, Expr) and isinstance(wanted, Expr) and not (own.free_symbols or wanted.free_symbols):
-        verdict = _equal_numbers(own, wanted, answer, tolerance)
-        if verdict is not None:
-            return verdict
-    if isinstance(own, Eq) and isinstance(wanted, Eq):
-        if _is_multiple(own, wanted):
-            return True
-        if not solve(wanted, wanted.free_symbols):  # math-verify finds all equations without solutions equal
-            return False
-    elif is_relation(own) != is_relation(wanted) and not isinstance(own, Set) and not isinstance(wanted, Set):
-        return False
-    return math_verify.verify(
-        wanted, own, float_rounding=15, strict=True, allow_set_relation_comp=True, timeout_seconds=None
-    )
-
-
-def _is_multiple(own: Any, wanted: Any) -> bool:
-    """Whether one equation is the other one times a number."""
-    from sympy import simplify
-
-    ratio = simplify((own.lhs - own.rhs) / (wanted.lhs - wanted.rhs))
-    return bool(ratio.is_number and ratio.is_finite and not ratio.is_zero)
-
-
-def _equal_numbers(own: Any, wanted: Any, answer: str, tolerance: float) -> bool | None:
-    """Whether two constants are equal to 30 digits; None if they have no value that can be computed."""
-    from sympy import Abs, N
-
-    own_value, value = N(own, _DIGITS), N(wanted, _DIGITS)
-    difference, size = N(Abs(own_value - value), _DIGITS), N(Abs(value), _DIGITS)
-    if not (difference.is_Float or difference.is_Integer) or not (size.is_Float or size.is_Integer):
-        return None
-    if difference <= size * 10 ** (10 - _DIGITS):
-        return True
-    decimal = read_decimal(answer)
-    if decimal and value.is_Float and decimal.places and decimal.num_significant >= _MIN_SIGNIFICANT:
-        return is_rounding(*decimal, rational(Fraction(str(value))))
-    return tolerance > 0 and bool(
-        difference <= size * Fraction(str(tolerance)).numerator / Fraction(str(tolerance)).denominator
-    )

@@ -44,6 +44,7 @@ _LATIN_OF = str.maketrans(
     "ABEKMHOPCTYXIJSaeopcyxijs" + "ABEZHIKMNOPTYXo",
 )
 _WORD = re.compile(r"[^\W\d_]+")
+_EMPTY_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")  # letters and signs that show nothing
 _CONTROLS = dict.fromkeys([*range(9), *range(14, 28), 127])
 
 _PAIRS = (
@@ -65,8 +66,8 @@ _WRAPPING_COMMAND = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathr
 def plain_text(text: str) -> str:
     r"""The text in NFKC with one spelling of look-alikes (minus signs, quotes, Cyrillic A), raised digits as `^2`.
 
-    Spaces are single; invisible characters, outer wrappings ($..$, \boxed{}, **..**, quotes) and a final period are
-    off. Linear in the length of the text.
+    Spaces are single; invisible characters, outer wrappings ($..$, \boxed{}, **..**, quotes) and a final period,
+    comma or semicolon are off. Linear in the length of the text.
     """
     text = text.translate(_CONTROLS) if text.isascii() else _plain_characters(text)
     text = " ".join(text.split())
@@ -76,6 +77,13 @@ def plain_text(text: str) -> str:
             break
         text = inner
     return text
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of the text shows: spaces of all kinds, invisible characters, marks without a letter."""
+    return not any(
+        character not in _EMPTY_LETTERS and unicodedata.category(character)[0] in "LNPS" for character in text
+    )
 
 
 def _plain_characters(text: str) -> str:
@@ -97,7 +105,7 @@ def _visible(text: str) -> list[str]:
                 characters.append(character)
             continue
         category = unicodedata.category(character)
-        if category in {"Cf", "Cc"} or "\ufe00" <= character <= "\ufe0f":
+        if category in {"Cf", "Cc"} or "\ufe00" <= character <= "\ufe0f" or character in _EMPTY_LETTERS:
             continue
         num_marks = num_marks + 1 if category.startswith("M") else 0
         if num_marks <= _MAX_COMBINING:
@@ -128,7 +136,7 @@ def _unwrapped(text: str) -> str:
     command = _WRAPPING_COMMAND.match(text)
     if command and _closing_brace(text, command.end()) == len(text) - 1:
         return text[command.end() : -1]
-    if len(text) > 1 and (text[-1] == "。" or (text[-1] == "." and text[-2] != ".")):
+    if len(text) > 1 and (text[-1] in "。;," or (text[-1] == "." and text[-2] != ".")) and text[-2] != "\\":
         return text[:-1]
     return text.removeprefix("\\displaystyle")
 

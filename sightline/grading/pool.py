@@ -177,8 +177,7 @@ class _Run:
                 self._take_start(worker, message)
             elif not self._take_reply(worker, message):
                 worker.has_lied = True
-            if worker.has_lied:
-                break
+                break  # what came before a lie counts
             if message.get("last"):
                 self._drop(worker)
                 return

@@ -96,13 +96,15 @@ def _read_parts(text: str) -> Quantity | None:
 
 def _scales(answer: Quantity, gold: Quantity) -> list[Constant]:
     """What the gold value may be multiplied with to be in the answer's unit; empty if they do not compare."""
-    one, per_cent = rational(1), rational(Fraction(1, 100))
+    one = rational(1)
     own = answer.unit if answer.unit and answer.unit.dimension else None
     other = gold.unit if gold.unit and gold.unit.dimension else None
     if own is None or other is None:
+        if own and own.must_match:
+            return []
         kind = own.dimension if own else other.dimension if other else None
         if kind == _PERCENT:
-            return [one, per_cent if own is None else rational(100)]
+            return [one, rational(100 / own.size) if own else rational(other.size / 100 if other else 1)]
         if kind == _ANGLE:
             return [one, *_turns(answer.value, gold.value, own is None)]
         return [one]

@@ -89,7 +89,8 @@ def _equal_items(answer: Item | Reading, gold: Item | Reading, relative_toleranc
         if isinstance(answer, Reading) and isinstance(gold, Reading):
             return equal_readings(answer, gold, relative_tolerance=relative_tolerance)
         return False
-    if answer.name and gold.name and answer.name != gold.name:
+    names = {answer.name, gold.name}
+    if None not in names and len(names) > 1 and gold.name != _base(answer.name) and answer.name != _base(gold.name):
         return False
     return equal_quantities(answer.quantity, gold.quantity, relative_tolerance=relative_tolerance)
 
@@ -107,8 +108,14 @@ def _equal_in_any_order(answer: Reading, gold: Reading, relative_tolerance: floa
 
 
 def _has_own_names(reading: Reading) -> bool:
+    """`x = 1, y = 2` has; `x_1 = 1, x_2 = 2` are the roots of one x, in whichever order."""
     names = {item.name for item in reading.items if isinstance(item, Item)}
-    return len(names) > 1 and None not in names
+    return None not in names and len({_base(name) for name in names}) > 1
+
+
+def _base(name: str | None) -> str | None:
+    """`x` of `x_1`."""
+    return name and name.partition("_")[0]
 
 
 def _read(text: str, depth: int) -> Reading:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sightline.grading.options import AnswerPlace
+from sightline.grading.plain import is_blank
 
 _TAG = re.compile(r"</?(?:think|answer)>")
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
@@ -66,7 +67,7 @@ def extract_answer(text: str, places: Sequence[AnswerPlace] = ("tag",)) -> str |
 def has_thinking(text: str) -> bool:
     """Whether a closed think block that is not blank precedes the answer in its tag; False without such an answer."""
     reading = _read(text)
-    return reading.answer is not None and any(thought.strip() for thought in reading.thoughts)
+    return reading.answer is not None and not all(is_blank(thought) for thought in reading.thoughts)
 
 
 def count_thinking_words(text: str) -> int:

@@ -36,6 +36,7 @@ _TRANSLATION = str.maketrans(_SIGNS)
 _FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|lg|exp"
 _TYPED_FUNCTION = re.compile(rf"(?<![A-Za-z\\])({_FUNCTIONS})(?=[\s(\\^_\d]|[a-zA-Z]\b)")
 _SPELLINGS = (
+    (re.compile(rf"(\\(?:{_FUNCTIONS})\s*)\^\s*(\d)"), r"\1^{\2}"),  # it can't read \sin^2(x)
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"!="), r"\\ne "),
@@ -66,7 +67,7 @@ _NO_FACTOR = re.compile(
 _WORD = re.compile(r"(?<![A-Za-z])[a-z]{3,}")
 _VOWEL = re.compile("[aeiou]")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[A-Za-z]+|_\{prime\}")
-_MISREAD = re.compile(r"\d\s+\.?\d|[%$&#\"`@?≈√\u4e00-\u9fff]|\.\.|''")
+_MISREAD = re.compile(r"[A-Za-z]\d|\d\s+\.?\d|[%$&#\"`@?≈√\u4e00-\u9fff]|\.\.|''")
 
 
 def symbolic_latex(text: str, *, keep_degrees: bool) -> str:
@@ -84,7 +85,7 @@ def symbolic_latex(text: str, *, keep_degrees: bool) -> str:
     if "\\sum" not in text and "\\prod" not in text:
         text = _IMAGINARY.sub("(I)", text)
     text = _MIXED.sub(_mixed_fraction, text)
-    bare = _COMMAND.sub(" ", text.replace("&", ",") if "matrix}" in text else text)
+    bare = _COMMAND.sub(";", text.replace("&", ",") if "matrix}" in text else text)
     if _MISREAD.search(bare) or any(map(_is_word, _WORD.findall(bare))):
         raise ValueError("signs or words that are no mathematics")
     text = _DECIMAL.sub(_decimal_fraction, text)

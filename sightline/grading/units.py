@@ -4,9 +4,10 @@ English, Chinese and LaTeX spellings; `latex.py` has made one spelling of the si
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from sightline.grading.nouns import is_chinese_noun, is_noun_phrase, is_plural
 from sightline.grading.numbers import read_number
 
 _MAX_UNIT_LENGTH = 40
@@ -107,22 +108,13 @@ _CURRENCY = re.compile(r"(-?) ?(?:US|HK)?(\$|¥|€|£|₹|Rs|USD|RMB|CNY|EUR|GB
 # Glued to a number these are more often variables than units: 3t, 2h.
 _ONLY_APART = frozenset({"t", "h", "l", "K", "V", "A", "W", "N", "J"})
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3, "squared": 2, "cubed": 3}
-# No nouns: with one of these an answer says something else than its number.
-_TELLING = re.compile(
-    r"\b(?:or|and|to|not|than|half|hundred|thousand|million|billion|dozen|zero|one|two|three|four|five|six|seven|eight|"
-    r"nine|ten|eleven|twelve|no|none|but|nor|minus|plus|times|less|more|about|between|per|over|either|least|most|if|is|"
-    r"are|pi|sqrt|sin|cos|tan|log|exp|frac)\b"
-)
-_TELLING_CHINESE = re.compile("[或和与到至不万亿百千十半零一二三四五六七八九几多是]")
-
-_VOWEL = re.compile("[aeiou]")  # xyz is a product of variables
-
 _UNIT_START = re.compile(r"(?<![A-Za-z\\])[A-Za-zμΩ]|(?<![\u4e00-\u9fff])[\u4e00-\u9fff]|[°%‰′″'\"$¥€£₹]")
 _SIGN = re.compile(
     r"\s*(?:(?P<per>/|每|\bper\b)|(?P<times>[*·])|\^\{?(?P<power>-?\d)\}?\^?|(?P<digit>[23])(?![\d.])"
     r"|(?P<name>°\s?[CF](?![A-Za-z])|''|[°%‰′″'\"$¥€£₹]|[A-Za-zμΩ]+\.?|[\u4e00-\u9fff]+))"
 )
-_NOUN = re.compile(r"(?:[A-Za-z]{2,20}(?: |$)){1,3}|[\u4e00-\u9fff]{1,6}")
+_ANGLE_OF_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)[^A-Za-z+*/-]*$")
+_NOUN_START = re.compile(r"[\d.,/+\- ]*\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +125,7 @@ class Unit:
     size: Fraction
     noun: str = ""  # an unknown word, "apples"; then the dimension is its own
     multiple: Fraction = Fraction(1)  # 1,000,000 in "million dollars", which is said of the value
+    must_match: bool = False  # in an answer it may say something else, "3 wrong"; right only if the gold has it too
 
 
 def _table() -> dict[str, Unit]:
@@ -182,8 +175,10 @@ def parse_unit(text: str) -> Unit | None:
         multiple *= unit.multiple
         for base, own in unit.dimension:
             powers[base] = powers.get(base, 0) + own * power
+    if powers.get("percent", 1) != 1:  # 5%%
+        return None
     dimension = tuple(sorted((base, power) for base, power in powers.items() if power))
-    return Unit(dimension, size, "", multiple)
+    return Unit(dimension, size, "", multiple, must_match=text.strip() == "times")  # as in a product not finished
 
 
 def is_same_kind(unit: Unit, other: Unit) -> bool:
@@ -199,6 +194,8 @@ def is_same_kind(unit: Unit, other: Unit) -> bool:
 def _split_unit_behind(text: str) -> tuple[str, Unit | None]:
     for found in _UNIT_START.finditer(text, max(0, len(text) - _MAX_UNIT_LENGTH)):
         start = found.start()
+        if found[0] == "°" and _ANGLE_OF_FUNCTION.search(text, 0, start):
+            continue
         value = text[:start].rstrip()
         unit = _standing_unit(text[start:], is_glued=value == text[:start]) if value else None
         if unit:
@@ -265,17 +262,21 @@ def _names(word: str) -> list[str] | None:
 
 def _split_noun(text: str) -> tuple[str, Unit | None]:
     """`3 red cubes`, `3个苹果`: a plain number and words that do not change what it says."""
-    found = re.match(r"[\d.,/+\- ]*\d", text)
+    found = _NOUN_START.match(text)
     if found is None:
         return text, None
     value, noun = found[0], text[found.end() :].strip()
-    is_apart = text[found.end()] == " " if noun else False
-    if not noun or len(noun) > _MAX_UNIT_LENGTH or _NOUN.fullmatch(noun) is None or read_number(value) is None:
+    number = read_number(value) if noun and len(noun) <= _MAX_UNIT_LENGTH else None
+    if number is None:
         return text, None
-    if noun.isascii():
-        words = noun.lower().split()
-        is_telling = not is_apart or _TELLING.search(noun.lower()) or not all(map(_VOWEL.search, words))
-        noun = " ".join([*words[:-1], words[-1].removesuffix("s")])
-    else:
-        is_telling = _TELLING_CHINESE.search(noun) is not None
-    return (text, None) if is_telling else (value, Unit(((f"noun {noun}", 1),), Fraction(1), noun))
+    if not noun.isascii():
+        return (value, _noun(noun)) if is_chinese_noun(noun) else (text, None)
+    if text[found.end()] != " " or not is_noun_phrase(noun):
+        return text, None
+    words = noun.lower().split()
+    unit = _noun(" ".join([*words[:-1], words[-1].removesuffix("s")]))
+    return value, replace(unit, must_match=number != 1 and not is_plural(noun))
+
+
+def _noun(name: str) -> Unit:
+    return Unit(((f"noun {name}", 1),), Fraction(1), name)

@@ -4,6 +4,7 @@ import re
 from decimal import Decimal
 from typing import Literal
 
+from sightline.grading.nouns import SMALL_NUMBERS, TENS, is_chinese_noun, is_noun_phrase, is_plural
 from sightline.grading.plain import plain_text
 
 YesOrNo = Literal["yes", "no"]
@@ -12,6 +13,15 @@ _SPACES = re.compile(r"\s+")
 
 _OPENING_SIGNS = "([{<\"'“‘*_ "
 _LATIN_SIDE = re.compile(r"(?<![\w'’-])(?:yes|no)(?![\w'’-])")
+_DOUBT = re.compile(
+    r"[?？]|(?<![\w'’-])(?:if|unless|but|however|although|though|except|otherwise|maybe|perhaps|possibly|either|neither"
+    r"|depends|unclear|uncertain|unsure|unknown|unanswerable|or|(?:not sure)|cannot (?:be|tell|say))(?![\w'’-])"
+    # "yes is wrong" and "yes false" speak of the word itself; "no, it is wrong" is an answer.
+    r"|^(?:yes|no) ?/|^(?:yes|no)[\"'”’ ]* (?:is|was|isn['’]t|would|wrong|incorrect|false|untrue|true)(?![\w-])"
+    r"|^yes(?![\w-]).*(?<![\w-])(?:nope|nah|nay|wrong|incorrect|untrue|false)(?![\w-])"
+    r"|^no(?![\w-]).*(?<![\w-])(?:yep|yeah|yup|yea)(?![\w-])|如果|除非|也许|可能|但|不确定",
+    re.DOTALL,
+)
 _CLAUSE_END = re.compile(r"[\s,，.。;；!！?？、:：/()（）]+")
 _CHINESE_BOTH = re.compile(r"是[或与和]?(?:还是)?(?:否|不是)|(?:否|不是)[或与和]?(?:还是)?是")
 
@@ -22,25 +32,12 @@ _MAX_NUMBER_CHARS = 100  # longer ones compare as text
 
 _COUNT = re.compile(rf"(?:[a-z]{{1,3}} ?= ?)?\+?({_INTEGER})(?:\.0+)?(?![0-9.,])")
 _CHINESE_COUNT = re.compile(r"[零〇一二两三四五六七八九十]{1,3}")
-_CHINESE_NOUN = re.compile(r" ?[\u3400-\u9fff]{1,6}")
-_NO_CHINESE_NOUN = re.compile(r"[零〇一二两三四五六七八九十百千万亿半几多分倍或和与到至不]")
-_NOUNS = re.compile(r"(?: [a-z]{2,}){0,6}")
 _MAX_COUNT_CHARS = 100  # a longer text is no whole number with a noun
 
-_SMALL_NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_FRACTIONS = "half third quarter fourth fifth sixth seventh eighth ninth tenth hundredth thousandth"
-_OTHER_NUMBERS = (
-    "halves and or to not no than if but maybe hundred thousand million billion trillion dozen dozens score "
-    "plus minus times over by per percent point pi squared cubed root factorial more less fewer"
-)
-_ENGLISH = {word: number for number, word in enumerate(_SMALL_NUMBERS.split())} | {
+_ENGLISH = {word: number for number, word in enumerate(SMALL_NUMBERS.split())} | {
     f"{ten} {unit}".rstrip(): 10 * count + number
-    for count, ten in enumerate(_TENS.split(), start=2)
-    for number, unit in enumerate(["", *_SMALL_NUMBERS.split()[1:10]])
+    for count, ten in enumerate(TENS.split(), start=2)
+    for number, unit in enumerate(["", *SMALL_NUMBERS.split()[1:10]])
 }
 _CHINESE_DIGITS = "一二三四五六七八九"
 _CHINESE = {"零": 0, "〇": 0, "两": 2} | {
@@ -48,12 +45,6 @@ _CHINESE = {"零": 0, "〇": 0, "两": 2} | {
     for count, ten in enumerate(["", "十", *(f"{digit}十" for digit in _CHINESE_DIGITS[1:])])
     for number, unit in enumerate(["", *_CHINESE_DIGITS])
     if ten or unit
-}
-_NO_NOUNS = {
-    *_ENGLISH,
-    *_FRACTIONS.split(),
-    *(f"{part}s" for part in _FRACTIONS.split()),
-    *_OTHER_NUMBERS.split(),
 }
 
 
@@ -64,12 +55,12 @@ def grade_yes_no(answer: str, gold: str) -> bool:
 
 
 def read_yes_no(text: str) -> YesOrNo | None:
-    """What a text says by its first word, yes, no, 是, 否 or 不是; None for another word, and if it says both.
+    """What a text says by its first word, yes, no, 是, 否 or 不是; None for another word, for both, and in doubt.
 
     In Latin letters each whole word says something, in Chinese each clause by its beginning, as 是 is in every text.
     """
     words = plain_text(text).casefold().lstrip(_OPENING_SIGNS)
-    if _CHINESE_BOTH.search(words):
+    if _CHINESE_BOTH.search(words) or _DOUBT.search(words):
         return None
     clauses = [side for side in map(_chinese_side, _CLAUSE_END.split(words)) if side is not None]
     first = _LATIN_SIDE.match(words)
@@ -104,15 +95,16 @@ def read_count(text: str) -> int | None:
         return None
     if digits := _COUNT.match(plain):
         rest = plain[digits.end() :]
-        return int(digits[1].replace(",", "")) if not rest or _is_noun(rest) or _is_chinese_noun(rest) else None
+        number = int(digits[1].replace(",", ""))
+        return number if _may_be_counted(rest, number) else None
     if digits := _CHINESE_COUNT.match(plain):
         rest = plain[digits.end() :]
-        return _CHINESE.get(digits.group()) if not rest or _is_chinese_noun(rest) else None
+        return _CHINESE.get(digits.group()) if not rest or is_chinese_noun(rest.strip()) else None
     words = plain.replace("-", " ").split(" ")
     for num_words in (2, 1):
         number = _ENGLISH.get(" ".join(words[:num_words]))
         if number is not None:
-            return number if _is_noun("".join(f" {word}" for word in words[num_words:])) else None
+            return number if _may_be_counted("".join(f" {word}" for word in words[num_words:]), number) else None
     return None
 
 
@@ -134,9 +126,8 @@ def _number(text: str) -> Decimal | None:
     return Decimal(text.replace(",", ""))
 
 
-def _is_noun(rest: str) -> bool:
-    return _NOUNS.fullmatch(rest) is not None and _NO_NOUNS.isdisjoint(rest.split())
-
-
-def _is_chinese_noun(rest: str) -> bool:
-    return _CHINESE_NOUN.fullmatch(rest) is not None and not _NO_CHINESE_NOUN.search(rest)
+def _may_be_counted(rest: str, number: int) -> bool:
+    """Whether what follows a number is nothing, or what is counted."""
+    if not rest or is_chinese_noun(rest.strip()):
+        return True
+    return rest.startswith(" ") and is_noun_phrase(rest[1:]) and (number == 1 or is_plural(rest[1:]))

@@ -5,7 +5,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from sightline.grading.boxes import parse_boxes
+from sightline.grading.boxes import ParsedBox, gold_boxes, parse_boxes, written_boxes
+from sightline.grading.detection import mean_iou_of_all
 from sightline.grading.grader import Grader
 from sightline.grading.options import GradingConfig
 from sightline.grading.spans import extract_answer
@@ -15,6 +16,14 @@ from sightline.regrade.options import LogOptions
 from sightline.regrade.reading import Log, LoggedAnswer, read_log
 from sightline.rewards.format import format_reward
 from sightline.types import AnswerKind
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """Lists of boxes as they were compared."""
+
+    predicted: Sequence[ParsedBox]
+    gold: Sequence[ParsedBox]  # of several accepted lists the closest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +38,7 @@ class GradedRow:
     kind: AnswerKind | None
     format_ok: bool | None  # None: there is no response
     reason: str | None
+    detections: Detections | None = None  # of a scored row of the kind "boxes"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +123,15 @@ def _row(answer: LoggedAnswer, verdict: Verdict | None, options: LogOptions) -> 
         kind=kind,
         format_ok=None if answer.response is None else _has_format(answer.response, span, kind),
         reason=verdict.reason,
+        detections=None if question is None else _detections(verdict, question),
     )
+
+
+def _detections(verdict: Verdict, question: Question) -> Detections | None:
+    if question.kind != "boxes" or verdict.outcome == "unscored":
+        return None
+    predicted = written_boxes(verdict.answer or "", question.frame) or ()
+    return Detections(predicted, max(gold_boxes(question.golds), key=lambda gold: mean_iou_of_all(predicted, gold)))
 
 
 def _has_format(response: str, span: str | None, kind: AnswerKind | None) -> bool:

@@ -62,8 +62,10 @@ def read_log(path: Path, options: LogOptions) -> Log:
     gold_columns: dict[str, None] = {}
     response_columns: dict[str, None] = {}
     columns: dict[str, None] = {}
+    bad_row: BadRow | None = None
     for index, row in enumerate(_rows(path)):
         if isinstance(row, BadRow):
+            bad_row = bad_row or row
             answers.append(LoggedAnswer(index=index, problem=str(index), reason=f"unreadable_row: {row.message}"))
             continue
         if len(columns) < _MAX_LISTED_COLUMNS:
@@ -75,6 +77,8 @@ def read_log(path: Path, options: LogOptions) -> Log:
         answers.append(_answer_of(row.columns, index, gold=gold, response=response, options=options))
     if not answers:
         raise DataError(f"{path}: has no rows; a log needs rows with a response and a gold answer each")
+    if bad_row is not None and not columns:
+        raise DataError(f"{bad_row.message}; nor can any other row be read")
     _require(gold_columns, options.gold, path, columns, what="gold answer", option="--gold", names=GOLD_NAMES)
     _require(
         response_columns, options.response, path, columns, what="response", option="--response", names=RESPONSE_NAMES

@@ -5,14 +5,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import cast
 
+from sightline.grading.detection import mean_average_precision
 from sightline.metrics import bootstrap_interval, mean
-from sightline.regrade.log import GradedLog, GradedRow
+from sightline.regrade.log import Detections, GradedLog, GradedRow
 
 _LABEL = 14
 
 
 def table(graded: GradedLog) -> str:
-    """Accuracy with its 95 % interval, format rate, answers that were none, kinds, and the unscored by reason."""
+    """Accuracy with its 95 % interval, format rate, answers that were none, mAP, kinds, and the unscored by reason."""
     sections = [list(_head(graded)), list(_kinds(graded.rows)), list(_unscored(graded.rows))]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -55,6 +56,18 @@ def _head(graded: GradedLog) -> Iterator[str]:
     if scored and silent == len(scored) and graded.options.compat is None:
         places = ", ".join(graded.options.grading.answer_from)
         yield f"! no response has an answer at the place {places}; other places are given with --answer-from"
+    if graded.options.compat is None:
+        yield from _precisions([row.detections for row in scored if row.detections is not None])
+
+
+def _precisions(detections: Sequence[Detections]) -> Iterator[str]:
+    """COCO's mAP over the rows with lists of boxes."""
+    if not detections:
+        return
+    predicted, gold = [each.predicted for each in detections], [each.gold for each in detections]
+    rows = f"{len(detections):,} rows of kind boxes; a box ranks by its place in its list"
+    yield _line("mAP 0.5:0.95", _share(mean_average_precision(predicted, gold), 1), rows)
+    yield _line("mAP 0.5", _share(mean_average_precision(predicted, gold, [0.5]), 1), "the same at one IoU")
 
 
 def _beside(theirs: Sequence[GradedRow], ours: Sequence[GradedRow]) -> str:
@@ -102,7 +115,7 @@ def _by_problem(rows: Sequence[GradedRow]) -> list[float]:
     return [mean(values) for values in by_problem.values()]
 
 
-def _share(part: int, whole: int) -> str:
+def _share(part: float, whole: int) -> str:
     return f"{100 * part / whole:.2f} %" if whole else "-"
 
 

@@ -35,7 +35,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
             "reward/unscored_fraction",
             limit=0.0,
             what="answers could not be scored and were left out of the loss",
-            advice="The rollouts below give the reason of each; a slow or failing grader is the usual one.",
+            advice=f"The rollouts below give the reason of each{_causes(rows)}.",
         ),
         _above(
             rows,
@@ -53,6 +53,18 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         ),
     )
     return [finding for finding in checks if finding is not None] + _alarms(rows)
+
+
+def _causes(rows: Sequence[Row]) -> str:
+    """Which causes left answers unscored, the most frequent first."""
+    totals: dict[str, float] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != "reward/unscored_fraction" and name.startswith("reward/unscored_"):
+                cause = name.removeprefix("reward/unscored_").removesuffix("_fraction")
+                totals[cause] = totals.get(cause, 0.0) + (number(value) or 0.0)
+    named = ", ".join(sorted(totals, key=lambda cause: -totals[cause]))
+    return f"; by cause: {named}" if named else ""
 
 
 def _alarms(rows: Sequence[Row]) -> list[Finding]:

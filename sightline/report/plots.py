@@ -119,6 +119,13 @@ _ANSWER_CHARTS = (
 )
 _STABILITY_CHARTS = (
     _Chart(
+        title="Unscored and judged",
+        caption="Of answers: which could not be graded and taught nothing, and whose verdict the LLM judge gave.",
+        metrics={"reward/unscored_fraction": "unscored", "reward/judged_fraction": "judged"},
+        is_share=True,
+        is_optional=True,
+    ),
+    _Chart(
         title="Clipped and rejected",
         caption="Of response tokens: where a clip took effect, and which the correction of the rollout left out.",
         metrics={

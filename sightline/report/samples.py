@@ -145,6 +145,13 @@ def _show_answer(row: Row) -> Answer:
         facts.append("cut off")
     if (version := number(row.get("policy_version"))) is not None:
         facts.append(f"policy {count(version)}")
+    if row.get("is_judged") is True:
+        facts.append("verdict of the LLM judge")
+    facts += [
+        f"{name} {significant(value)}"
+        for name, part in mapping(row.get("reward_details")).items()
+        if (value := number(part)) is not None
+    ]
     return Answer(
         index=int(number(row.get("index")) or 0),
         verdict="unscored" if row.get("is_correct") is None else verdicts[bool(row["is_correct"])],

@@ -23,7 +23,7 @@ class BoxOverlap(Component[Literal["box_overlap"]]):
     sum over the best matching, of equal labels where the gold boxes have labels, divided by the number of gold or of
     given boxes, whichever is larger. Logs recall, precision, F1, and how many boxes were too many, duplicates of a
     found one, or of an invented label. Answers of any other kind are left unscored: set `sources`, or the rows'
-    `rewards`.
+    `rewards`. What the boxes of an answer count is the grader's to say, `grading.box_space`.
     """
 
     measure: Literal["iou", "giou", "hard"] = "iou"
@@ -31,14 +31,12 @@ class BoxOverlap(Component[Literal["box_overlap"]]):
     1, with -1 for no answer; `hard`, 1 for a box with an IoU of at least `iou_threshold`, else 0."""
     iou_threshold: float = Field(default=0.5, gt=0, le=1)
     """From which IoU on a box is found: for `hard`, and for the figures that are logged."""
-    box_space: BoxSpace | None = None
-    """What the numbers of a box in an answer count, as in `grading.box_space`; None: as the model's family writes."""
 
-    def source(self, context: RewardContext) -> RewardSource:  # noqa: ARG002 (others depend on it)
+    def source(self, context: RewardContext) -> RewardSource:
         """Scores one answer after the other, in this process."""
-        return _Overlaps(self)
+        return _Overlaps(self, context.box_space)
 
-    def score(self, answer: Answer) -> Score:
+    def score(self, answer: Answer, box_space: BoxSpace | None) -> Score:
         """The score of one answer; without a value if its problem is of no box kind, or its boxes' space is unknown."""
         problem = answer.rollout.prompt.problem
         if problem.answer_kind not in ("box", "boxes"):
@@ -47,7 +45,7 @@ class BoxOverlap(Component[Literal["box_overlap"]]):
                 f"{problem.answer_kind}; name the sets with boxes in its `sources`"
             )
         try:
-            frame = frame_of(answer.rollout.prompt, self.box_space)
+            frame = frame_of(answer.rollout.prompt, box_space)
         except DataError as error:
             return failed(f"data: {error}")
         span = answer.verdict.answer
@@ -102,12 +100,13 @@ class BoxOverlap(Component[Literal["box_overlap"]]):
 @dataclass(frozen=True)
 class _Overlaps:
     component: BoxOverlap
+    box_space: BoxSpace | None
 
     def check(self) -> None:
         pass
 
     def scores(self, answers: Sequence[Answer]) -> Sequence[Score]:
-        return [self.component.score(answer) for answer in answers]
+        return [self.component.score(answer, self.box_space) for answer in answers]
 
     def close(self) -> None:
         pass

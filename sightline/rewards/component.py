@@ -11,7 +11,7 @@ from sightline.errors import ConfigError
 from sightline.grading.verdict import Verdict
 from sightline.images import ImageStore
 from sightline.section import Section
-from sightline.types import Rollout
+from sightline.types import BoxSpace, Rollout
 
 NameT = TypeVar("NameT", bound=str)
 
@@ -44,6 +44,7 @@ class RewardContext:
 
     max_response_tokens: int | None  # the limit under which answers are sampled; None: not known
     images: ImageStore | None = None  # None: pictures can't be read here
+    box_space: BoxSpace | None = None  # what boxes count in answers; None: as each model's family writes them
 
 
 class RewardSource(Protocol):

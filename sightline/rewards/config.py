@@ -1,6 +1,7 @@
 """The recipe's section that says what is rewarded."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, cast
 
@@ -12,6 +13,9 @@ from sightline.rewards.accuracy import Accuracy
 from sightline.rewards.format import Format
 from sightline.rewards.judge import JudgeConfig
 from sightline.section import Section
+
+# What rewards/reward_metrics.py calls its own figures; a component's mean is `reward/LABEL` beside them.
+_TAKEN_LABELS = re.compile(r"mean|std|judged_fraction|unscored(_\w+)?_fraction")
 
 
 def _check_name(component: Any) -> Any:
@@ -47,6 +51,9 @@ class RewardConfig(Section):
     @model_validator(mode="after")
     def _check_components(self) -> "RewardConfig":
         requires = {component.label: component.requires for component in self.components}
+        for label in requires:
+            if _TAKEN_LABELS.fullmatch(label):
+                raise ValueError(f"label {label!r} is what `reward/{label}` counts already; choose another")
         for index, component in enumerate(self.components):
             label = component.label
             if any(earlier.label == label for earlier in self.components[:index]):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sightline.grading.boxes import parse_boxes
+from sightline.grading.plain import is_blank
 from sightline.grading.spans import boxed_contents
 from sightline.grading.structured import is_bare_json
 from sightline.rewards.component import Answer, PerAnswer
@@ -79,7 +80,7 @@ def _blocks(response: str) -> _Blocks | None:
         between=response[end_think + len(_END_THINK) : answer],
         answer=response[answer + len(_ANSWER) : -len(_END_ANSWER)],
     )
-    return blocks if blocks.thinking.strip() and blocks.answer.strip() and not blocks.between.strip() else None
+    return None if is_blank(blocks.thinking) or is_blank(blocks.answer) or blocks.between.strip() else blocks
 
 
 def _is_think_answer(text: str) -> bool:
@@ -128,7 +129,7 @@ def _is_answer_only(text: str) -> bool:
         return False
     if not (response.startswith(_ANSWER) and response.endswith(_END_ANSWER)):
         return False
-    return bool(response[len(_ANSWER) : -len(_END_ANSWER)].strip())
+    return not is_blank(response[len(_ANSWER) : -len(_END_ANSWER)])
 
 
 def _text_after_thinking(text: str) -> str | None:
@@ -140,14 +141,14 @@ def _text_after_thinking(text: str) -> str | None:
     if any(response.count(tag) != int(tag in (_THINK, _END_THINK)) for tag in _TAGS):
         return None
     thinking, _, free_text = response.partition(_END_THINK)
-    if not thinking.startswith(_THINK) or not thinking[len(_THINK) :].strip():
+    if not thinking.startswith(_THINK) or is_blank(thinking[len(_THINK) :]):
         return None
-    return free_text if free_text.strip() else None
+    return None if is_blank(free_text) else free_text
 
 
 def _has_one_box(text: str) -> bool:
     contents = boxed_contents(text)
-    return text.count(_BOXED) == 1 and len(contents) == 1 and bool(contents[0])
+    return text.count(_BOXED) == 1 and len(contents) == 1 and not is_blank(contents[0])
 
 
 _CHECKS: dict[FormatVariant, Callable[[str], bool]] = {

@@ -7,7 +7,7 @@ costs the answers of that call.
 import io
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -158,13 +158,13 @@ class _PictureFiles:
 
     folder: Path
     images: ImageStore | None
+    written: dict[str, str] = field(default_factory=dict[str, str])  # path by digest
 
     def path(self, ref: ImageRef) -> str:
         """Where the picture lies, as it was encoded. Raises DataError if it can't be read or written."""
         assert self.images is not None  # a function that takes pictures is refused without
-        known = next(self.folder.glob(f"{ref.digest}.*"), None)
-        if known is not None:
-            return str(known)
+        if ref.digest in self.written:
+            return self.written[ref.digest]
         data = self.images.encoded(ref)
         with Image.open(io.BytesIO(data)) as image:
             path = self.folder / f"{ref.digest}.{(image.format or 'png').lower()}"
@@ -173,7 +173,7 @@ class _PictureFiles:
         except OSError as error:
             path.unlink(missing_ok=True)
             raise DataError(f"{ref.place}: the picture can't be written to {self.folder} ({error.strerror})") from error
-        return str(path)
+        return self.written.setdefault(ref.digest, str(path))
 
 
 def _encode(answer: Answer, fields: frozenset[str], pictures: _PictureFiles) -> _Encoded:

@@ -10,7 +10,6 @@ import itertools
 import json
 import logging
 import math
-import random
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sightline.chat_endpoint import ChatEndpoint, ChatReply, ChatRequest, RefusedError, ServerConfig, TransientError
-from sightline.errors import ConfigError
+from sightline.errors import ConfigError, RunError
 from sightline.grading.plain import plain_text
 from sightline.grading.verdict import Verdict, unscored
 from sightline.images import ImageError, ImageStore
@@ -29,12 +28,11 @@ from sightline.rewards.component import Answer
 from sightline.rewards.judge_cache import JudgeCache
 from sightline.rewards.judge_prompts import fill_prompt, load_prompt
 from sightline.rewards.judge_replies import read_verdict
-from sightline.types import Message, Problem
+from sightline.types import ImageRef, Message, Problem
 
 JudgedKind = Literal["expression", "text", "number"]
 
 _LOGGER = logging.getLogger(__name__)
-_MAX_BACKOFF_SECONDS = 60.0
 _MAX_QUOTED_CHARS = 80
 _MAX_KEPT_REPLY_CHARS = 500
 _PLAIN_NUMBER = re.compile(r"[-+]?[\d.,/\s]*\d\s*%?")
@@ -92,6 +90,7 @@ class _Case:
     request: ChatRequest
     answer: str
     gold: str
+    is_kept: bool  # its verdict counts, and goes into the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,28 @@ class Judge:
         self.num_cached = 0  # answers whose verdict an earlier question gave, of this run or from the cache
         self.num_failed = 0  # answers left unscored because there was no verdict
 
+    def check(self) -> None:
+        """Ask a question that has a plain answer, before a run; the verdict is not kept.
+
+        Raises RunError if none comes: no server, a wrong key or model, a limit too low for its thinking.
+        """
+        question = "How much is 1 + 1?"
+        case = self._case_of(question, "$2$", "2", (), is_kept=False)
+        with self._lock:
+            outcome = self._runner.run(self._ask_all({case.key: case}))[case.key]
+        if isinstance(outcome, _Failure):
+            raise RunError(
+                f"the judge at {self._config.base_url} gave no verdict on a first question: {outcome.reason}; mend it, "
+                "or correct reward.judge"
+            )
+        if not outcome:
+            _LOGGER.warning(
+                "the judge %s finds %r wrong where %r is right; take another model, or another judge.prompt",
+                self._config.model,
+                case.answer,
+                case.gold,
+            )
+
     def decide(self, answers: Sequence[Answer]) -> list[Verdict]:
         """The final verdict on each answer, in order, within `deadline_seconds` and a little.
 
@@ -150,6 +171,13 @@ class Judge:
             if self._is_closed:
                 return
             self._is_closed = True
+            if self.num_asked or self.num_cached:
+                _LOGGER.info(
+                    "judge: %d questions asked, %d verdicts known before, %d answers without one",
+                    self.num_asked,
+                    self.num_cached,
+                    self.num_failed,
+                )
             self._runner.run(self._endpoint.close())
             self._runner.close()
             self._cache.close()
@@ -192,22 +220,20 @@ class Judge:
         if not _may_be_a_matter_of_wording(verdict, problem, self._config.kinds):
             return None
         assert verdict.answer is not None
-        gold = problem.answer
-        text = fill_prompt(
-            self._template,
-            question=_question(problem),
-            answer=verdict.answer,
-            gold=gold,
-            max_answer_chars=self._config.max_answer_chars,
-        )
         images = answer.rollout.prompt.images if self._config.send_pictures else ()
+        return self._case_of(_question(problem), verdict.answer, problem.answer, images, is_kept=True)
+
+    def _case_of(self, question: str, answer: str, gold: str, images: Sequence[ImageRef], *, is_kept: bool) -> _Case:
+        max_chars = self._config.max_answer_chars
+        text = fill_prompt(self._template, question=question, answer=answer, gold=gold, max_answer_chars=max_chars)
         identity = json.dumps([self._config.model, text, [image.digest for image in images]])
         message = Message(role="user", content=(*images, text))
         return _Case(
             key=hashlib.sha256(identity.encode()).hexdigest(),
             request=ChatRequest(messages=[message], temperature=self._config.temperature, seed=None),
-            answer=verdict.answer[-self._config.max_answer_chars :],
+            answer=answer[-max_chars:],
             gold=gold,
+            is_kept=is_kept,
         )
 
     async def _ask_all(self, cases: Mapping[str, _Case]) -> dict[str, bool | _Failure]:
@@ -238,13 +264,12 @@ class Judge:
                 if self._not_before > deadline:
                     return _Failure(f"the server asks to wait {wait_seconds:.0f} s more")
                 await asyncio.sleep(max(0.0, wait_seconds))
-                self.num_asked += num_failures == 0
+                self.num_asked += num_failures == 0 and case.is_kept
                 outcome = await self._try(case)
                 if isinstance(outcome, bool | _Failure):
                     return outcome
                 self._not_before = max(self._not_before, loop.time() + outcome.wait_seconds)
-                backoff = min(_MAX_BACKOFF_SECONDS, self._config.retry_seconds * 2**num_failures)
-                backoff *= random.uniform(0.5, 1.5)  # noqa: S311  (jitter, not a secret)
+                backoff = self._config.backoff_seconds(num_failures)
                 if num_failures == self._config.num_retries:
                     return _Failure(f"{outcome} ({num_failures + 1} tries)")
                 if max(self._not_before, loop.time() + backoff) > deadline:
@@ -265,9 +290,10 @@ class Judge:
         is_correct = read_verdict(reply.text)
         if is_correct is None:
             return TransientError(self._undecided(reply), is_possibly_paid=True)
-        about = {"model": self._config.model, "answer": case.answer, "gold": case.gold}
-        about["reply"] = reply.text[-_MAX_KEPT_REPLY_CHARS:]
-        self._cache.add(case.key, is_correct=is_correct, about=about)
+        if case.is_kept:
+            about = {"model": self._config.model, "answer": case.answer, "gold": case.gold}
+            about["reply"] = reply.text[-_MAX_KEPT_REPLY_CHARS:]
+            self._cache.add(case.key, is_correct=is_correct, about=about)
         return is_correct
 
     def _undecided(self, reply: ChatReply) -> str:

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from sightline.chat_endpoint import check_server_url, warn_if_unencrypted
 from sightline.errors import RunError
 from sightline.rewards.balancing import Balancer, GivenUp, Server
 from sightline.rewards.component import Answer, Component, RewardContext, Score, failed
@@ -22,7 +22,6 @@ from sightline.rewards.wire import WireAnswer, WireError, read_reply, write_requ
 logger = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 10.0
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class Remote(Component[Literal["remote"]]):
@@ -51,7 +50,7 @@ class Remote(Component[Literal["remote"]]):
     @classmethod
     def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for index, url in enumerate(urls):
-            _check_url(url)
+            check_server_url(url, example="http://localhost:5000/get_reward", option_for_key="token_variable")
             if url in urls[:index]:
                 raise ValueError(f"{url} is named twice; name each server once")
         return urls
@@ -60,7 +59,8 @@ class Remote(Component[Literal["remote"]]):
         """Asks the servers; nothing is sent before the first check or scores."""
         token = token_in(self.token_variable, option="token_variable") if self.token_variable else None
         if token is not None:
-            _warn_of_plain_http(self.urls, self.token_variable)
+            for url in self.urls:
+                warn_if_unencrypted(url, self.token_variable)
         return RemoteSource(self, token)
 
 
@@ -147,20 +147,3 @@ def _wire_answer(answer: Answer) -> WireAnswer:
         answer_kind=problem.answer_kind,
         choices=problem.choices,
     )
-
-
-def _check_url(url: str) -> None:
-    """Raise ValueError, without showing what may be a password."""
-    parts = urlsplit(url)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("an address must hold neither user, password nor query; a token goes into token_variable")
-    is_plain = url.isascii() and url.isprintable() and " " not in url
-    if not is_plain or parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError(f"{url!r} is no http or https address; write one like http://localhost:5000/get_reward")
-
-
-def _warn_of_plain_http(urls: Sequence[str], variable: str) -> None:
-    for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme == "http" and parts.hostname not in _LOCAL_HOSTS:
-            logger.warning("the token in %s travels to %s unencrypted", variable, url)

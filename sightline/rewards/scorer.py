@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -33,16 +34,20 @@ class Scorer:
         self, config: RewardConfig, max_response_tokens: int | None = None, *, images: ImageStore | None = None
     ) -> None:
         self._config = config
-        self._grader = Grader(config.grading)
-        self._judge = None if config.judge is None else Judge(config.judge, images)
-        context = RewardContext(max_response_tokens=max_response_tokens, images=images)
         self._sources: dict[str, RewardSource] = {}
-        try:
+        context = RewardContext(
+            max_response_tokens=max_response_tokens, images=images, box_space=config.grading.box_space
+        )
+        with ExitStack() as opened:
+            self._grader = Grader(config.grading)
+            opened.callback(self._grader.close)
+            self._judge = None if config.judge is None else Judge(config.judge, images)
+            if self._judge is not None:
+                opened.callback(self._judge.close)
             for component in config.components:
                 self._sources[component.label] = component.source(context)
-        except BaseException:
-            self.close()
-            raise
+                opened.callback(self._sources[component.label].close)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -54,26 +59,39 @@ class Scorer:
 
     def close(self) -> None:
         """Let processes and connections go; nothing is scored afterwards."""
-        for source in self._sources.values():
-            source.close()
-        if self._judge is not None:
-            self._judge.close()
-        self._grader.close()
+        self._opened.close()
 
     def checked(self, problems: Iterable[Problem]) -> Self:
         """Itself, before a run: raises DataError for the first problem whose answers the components can't reward.
 
-        Raises ConfigError or RunError if a component can't score at all: a function is missing, no server answers.
+        Raises ConfigError or RunError if a component or the judge can't score at all: a function is missing, no server
+        answers. If anything is raised the scorer is closed.
         """
         try:
             for source in self._sources.values():
                 source.check()
+            if self._judge is not None:
+                self._judge.check()
+            names: set[str] = set()
             for problem in problems:
                 self._check_problem(problem)
+                names.add(problem.source)
         except BaseException:
             self.close()
             raise
+        self._warn_of_unknown_sources(names)
         return self
+
+    def _warn_of_unknown_sources(self, names: set[str]) -> None:
+        """A warning for each component whose `sources` none of the problems is from: it may be misspelt."""
+        for component in self._config.components if names else ():
+            if component.sources is not None and not names.intersection(component.sources):
+                logger.warning(
+                    "reward component %r applies to no problem: its sources are %s, the problems' %s",
+                    component.label,
+                    ", ".join(map(repr, component.sources)),
+                    ", ".join(map(repr, sorted(names))),
+                )
 
     def _check_problem(self, problem: Problem) -> None:
         place = problem.place or problem.id

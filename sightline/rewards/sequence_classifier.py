@@ -18,6 +18,7 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoProcessor,
+    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -45,7 +46,7 @@ class SequenceClassifier:
         self._label_index = label_index
         config = self._read_config()
         _check_labels(path, config.num_labels or 0, label_index)
-        self._processor = self._read_processor()
+        self._processor = self._read_processor(config)
         self._tokenizer = _tokenizer_of(self._processor)
         self._special_tokens = _special_tokens(self._processor, self._tokenizer)
         self._max_tokens = _token_limit(path, config, self._tokenizer, max_tokens)
@@ -147,16 +148,23 @@ class SequenceClassifier:
 
     def _read_config(self) -> PreTrainedConfig:
         try:
-            return AutoConfig.from_pretrained(self._path)
+            return AutoConfig.from_pretrained(self._path, trust_remote_code=False)
         except _LOAD_ERRORS as error:
             raise ModelError(
                 f"{self._path}: no such folder or checkpoint of the hub, or its config.json can't be used: "
                 f"{_one_line(error)}; give the path of a reward model"
             ) from error
 
-    def _read_processor(self) -> ProcessorMixin | PreTrainedTokenizerBase:
+    def _read_processor(self, config: PreTrainedConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+        processor: object
         try:
-            processor = AutoProcessor.from_pretrained(self._path)
+            try:
+                processor = AutoProcessor.from_pretrained(self._path, trust_remote_code=False)
+            except _LOAD_ERRORS:
+                if config.get_text_config() is not config:
+                    raise
+                # Of a text model with the tokenizer of a model for pictures, whose configuration names a processor.
+                processor = AutoTokenizer.from_pretrained(self._path, trust_remote_code=False)
         except _LOAD_ERRORS as error:
             raise ModelError(f"{self._path}: no tokenizer could be loaded: {_one_line(error)}") from error
         if isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase):
@@ -169,6 +177,7 @@ class SequenceClassifier:
                 self._path,
                 dtype=self._dtype,
                 use_safetensors=True,
+                trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # refused below
             )

@@ -1,5 +1,8 @@
 """Rewards from elsewhere through `sightline train`: a function, a server, and what happens when they fail."""
 
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,10 @@ def brevity(response, is_truncated):
     if is_truncated is None:
         raise ValueError("not told")
     return {"reward": -len(response) / 100, "characters": len(response)}
+
+
+def divides_by_zero(response):
+    return 1 / 0
 
 
 def hangs_on_first(responses):
@@ -116,6 +123,47 @@ def test_a_run_whose_server_fails_stops_and_goes_on_with_another(
     assert outcome.exit_code == 0, outcome.stderr
     metrics = RunDirectory.read(tmp_path / "run").read_metrics()
     assert [(row["step"], row["reward/remote"]) for row in metrics] == [(1, 1.0), (2, 1.0)]
+
+
+def test_a_reward_that_always_fails_ends_the_run_with_its_reason_and_the_rows(
+    commands: CommandServer, write_recipe: Writes, tmp_path: Path
+) -> None:
+    function = {"name": "function", "function": f"{tmp_path}/mine.py:divides_by_zero", "weight": 1.0}
+    outcome = commands.run(["train", write_recipe(function)])
+    assert outcome.exit_code == 2
+    assert "8 x function: function: ZeroDivisionError: division by zero" in outcome.stderr
+    rows = RunDirectory.read(tmp_path / "run").read_rollouts(1)
+    assert [(row["reward"], row["is_learned_from"]) for row in rows] == [(None, False)] * 8
+    outcome = commands.run(["train", write_recipe(function)])
+    assert (outcome.exit_code, "8 x function" in outcome.stderr) == (2, True)
+
+
+def test_a_dry_run_loads_functions_and_asks_for_servers(
+    commands: CommandServer, write_recipe: Writes, tmp_path: Path
+) -> None:
+    outcome = commands.run(["train", write_recipe(brevity(tmp_path)), "--dry-run"])
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "rewards: 1 brevity\n" in outcome.stdout
+    missing = {"name": "function", "function": f"{tmp_path}/mine.py:nothing", "weight": 1.0}
+    outcome = commands.run(["train", write_recipe(missing), "--dry-run"])
+    assert (outcome.exit_code, "nothing" in outcome.stderr) == (2, True)
+
+
+def test_a_run_that_is_told_to_end_says_so_and_goes_on_later(
+    commands: CommandServer, write_recipe: Writes, tmp_path: Path
+) -> None:
+    recipe = write_recipe(brevity(tmp_path), steps=200, checkpoint={"every_steps": 1})
+    running = commands.start(["train", recipe])
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while not running.has_ended() and not (metrics.exists() and metrics.read_text()):
+        time.sleep(0.05)
+    os.kill(running.pid, signal.SIGTERM)
+    outcome = running.wait()
+    assert outcome.exit_code == 143, outcome.stderr
+    assert outcome.stderr.splitlines()[-1] == "sightline: told to end; the same command goes on where it can"
+    num_done = len(RunDirectory.read(tmp_path / "run").read_metrics())
+    outcome = commands.run(["train", recipe, f"steps={num_done + 1}"])
+    assert outcome.exit_code == 0, outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -330,3 +330,20 @@ def test_300_boxes_that_all_overlap_are_matched_within_seconds(kind: str) -> Non
     started = time.process_time()
     assert len(match_for_sum(boxes[:300], boxes[300:])) == 300
     assert time.process_time() - started < 5.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"bbox_2d": [0, 0, 1, 1], "bbox_2d": [10, 10, 20, 20]}',
+        '{"bbox_2d": [0, 0, 1, 1], "bbox": [10, 10, 20, 20]}',
+        '{"bbox_2d": [10, 10, 20, 20], "label": "cat", "label": "dog"}',
+    ],
+)
+def test_an_object_that_says_its_box_or_label_twice_is_not_read(text: str) -> None:
+    assert parse_boxes(text) is None
+
+
+@pytest.mark.parametrize("text", ["[10, 10, 20, 20,]", '{"bbox_2d": [10, 10, 20, 20,],}', "[[10, 10, 20, 20], ]"])
+def test_a_comma_before_the_closing_bracket_changes_nothing(text: str) -> None:
+    assert parse_boxes(text) == (ParsedBox(10, 10, 20, 20),)

@@ -153,3 +153,15 @@ def test_100_kb_are_read_in_under_half_a_second(unit: str) -> None:
     started = time.process_time()
     read_choice(text, LENGTHS)
     assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    "answer", ["选择B", "B项", "选B项", "B选项", "答案B", "故选：B", "B (cat)", "B(cat)", "B - cat", "B;"]
+)
+def test_a_letter_in_chinese_words_or_before_its_option_in_brackets_is_that_letter(answer: str) -> None:
+    assert read_choice(answer, ("dog", "cat", "mouse")) == "B"
+
+
+@pytest.mark.parametrize("answer", ["B: dog", "B (dog)", "B项和A项", "不选B", "不是B", "选B或C", "B (or C)"])
+def test_a_letter_with_another_option_or_a_negation_is_none(answer: str) -> None:
+    assert read_choice(answer, ("dog", "cat", "mouse")) is None

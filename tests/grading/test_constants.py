@@ -153,3 +153,43 @@ def test_a_rational_is_rounded_exactly() -> None:
 )
 def test_only_fractions_of_twos_and_fives_end_as_decimals(text: str, is_finite: bool) -> None:
     assert read_constant(text).is_finite_decimal is is_finite
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("4 sin 60°", "2√3"),
+        (r"4\sin 60°", "2√3"),
+        (r"2\tan60°", "2√3"),
+        (r"4\cos(30°)", "2√3"),
+        (r"4\sin\frac{π}{3}", "2√3"),
+        (r"\sin^2 60°", "3/4"),
+        (r"\sin 15°", "(√6-√2)/4"),
+        (r"\tan 75°", "2+√3"),
+        (r"\cos 120°", "-1/2"),
+        (r"\sin(-30°)", "-1/2"),
+        (r"\sin 330°", "-1/2"),
+        (r"\cot 45°", "1"),
+        (r"\sec 60°", "2"),
+        (r"\csc 30°", "2"),
+        (r"\sin 2π", "0"),
+        (r"2\sin60°\cos30°", "3/2"),
+        (r"\sin(30°+15°)", "√2/2"),
+    ],
+)
+def test_a_function_of_a_multiple_of_15_degrees_has_its_exact_value(text: str, same: str) -> None:
+    assert read_constant(text) == read_constant(same)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [r"\sin 60", r"\sin 31°", r"\tan 90°", r"\cot 0", r"\sin π/3", r"\sin^{-1} 30°", r"\sin(30°)^2", "30°", r"\sin"],
+)
+def test_a_function_without_such_a_value_or_with_two_meanings_is_not_read(text: str) -> None:
+    with pytest.raises(UnreadableError):
+        read_constant(text)
+
+
+def test_functions_within_functions_end() -> None:
+    with pytest.raises(TooLargeError):
+        read_constant(r"\sin" * 250 + "0")

@@ -582,7 +582,7 @@ def test_a_gold_that_is_no_constant_is_not_read_quickly(gold: str) -> None:
     [
         ("2x+1", "1+2x"),
         (r"\log_2 8", "3"),
-        ("sin 30°", "0.5"),
+        ("sin 31°", "0.5"),
         (r"\sqrt{3+2\sqrt{2}}", r"1+\sqrt{2}"),
         (r"1/(√2+√3+√5)", "1"),
         ("3", r"\log_2 8"),
@@ -680,3 +680,51 @@ def test_an_attack_is_wrong_within_a_fifth_of_a_second(attack: str, gold: str) -
     is_right = compare_quickly(attack, gold, relative_tolerance=0.01)
     assert is_right is False
     assert time.process_time() - start < 0.2
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        *("thirds", "quarters", "squared", "cubed", "score", "dozen", "tens", "twos", "times", "plus", "per", "twice"),
+        *("wrong", "incorrect", "false", "negative", "unless", "maybe", "without", "again", "pairs?", "fold", "above"),
+    ],
+)
+def test_a_word_behind_a_number_that_is_no_plain_noun_makes_it_another_answer(behind: str) -> None:
+    assert not _is_right(f"3 {behind}", "3")
+
+
+@pytest.mark.parametrize("answer", ["3以上", "3以下", "3左右", "3多", "3分之一", "3%%"])
+def test_a_chinese_word_that_says_how_many_makes_it_another_answer(answer: str) -> None:
+    assert not _is_right(answer, "3")
+
+
+@pytest.mark.parametrize("answer", ["3 apples", "3 red cubes", "3 people", "3 of them", "3;", "3,", "3。", "3；", "3."])
+def test_a_noun_in_the_plural_or_a_final_sign_changes_nothing(answer: str) -> None:
+    assert _is_right(answer, "3") is True
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("3", "3 times"), ("3 times", "3 times"), ("3 cube", "3 cubes")])
+def test_a_word_that_the_gold_has_too_is_a_unit(answer: str, gold: str) -> None:
+    assert _is_right(answer, gold) is True
+
+
+@pytest.mark.parametrize(("answer", "is_right"), [("50‰", False), ("5‰", False), ("500‰", True)])
+def test_per_mille_is_a_thousandth(answer: str, is_right: bool) -> None:
+    assert _is_right(answer, "0.5") is is_right
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "is_right"),
+    [
+        ("x_1=1, x_2=2", "x=1 or x=2", True),
+        ("x_1=2, x_2=1", "x=1 or x=2", True),
+        ("x_1=2, x_2=1", "x_1=1, x_2=2", False),
+        ("x_1=1, y_2=2", "x=1 or x=2", False),
+        ("P(3, 4)", "(3, 4)", True),
+        ("(x, y) = (3, 4)", "(3, 4)", True),
+        ("18~24", "18-24", True),
+        ("18~24", "18", False),
+    ],
+)
+def test_roots_points_and_ranges_are_read_as_they_are_written(answer: str, gold: str, is_right: bool) -> None:
+    assert _is_right(answer, gold) is is_right

@@ -152,6 +152,28 @@ def test_graders_of_equal_limits_share_their_workers(log: Path) -> None:
     assert len(_read(log)) == 3
 
 
+def test_workers_of_the_grader_closed_last_serve_the_next(log: Path) -> None:
+    options = GradingConfig(processes=1, memory_mib=305)
+    first = Grader(options, mathematics=MATHEMATICS)
+    first.grade_spans([("y+x", SUM)])
+    first.close()
+    os.environ["SIGHTLINE_TEST_LOG"] = "/nowhere/to/be/written"  # a worker that starts now would fail
+    assert Grader(options, mathematics=MATHEMATICS).grade_spans([("y+x", SUM)])[0].is_correct
+
+
+def test_workers_end_once_a_grader_with_other_limits_is_closed(log: Path) -> None:
+    graders = [Grader(GradingConfig(processes=1, memory_mib=mib), mathematics=MATHEMATICS) for mib in (306, 307)]
+    for grader in graders:
+        grader.grade_spans([("y+x", SUM)])
+        grader.close()
+    os.environ["SIGHTLINE_TEST_LOG"] = "/nowhere/to/be/written"
+    again = Grader(GradingConfig(processes=1, memory_mib=306), mathematics=MATHEMATICS)
+    assert (
+        again.grade_spans([("y+x", SUM)])[0].reason
+        == "error: FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/to/be/written'"
+    )
+
+
 def test_a_closed_grader_grades_again(grader: Grader) -> None:
     grader.close()
     assert grader.grade_spans([("y+x", SUM)])[0].outcome == "correct"

@@ -270,3 +270,8 @@ def test_100_kb_of_spaces_after_a_sign_are_read_in_under_half_a_second(start: st
     started = time.process_time()
     extract_answer(text, ("tag", "boxed", "stated"))
     assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize("thought", ["\u200b", "\u2060 \u3164", "\u2800"])
+def test_thinking_that_does_not_show_is_none(thought: str) -> None:
+    assert not has_thinking(f"<think>{thought}</think><answer>3</answer>")

@@ -188,3 +188,35 @@ def test_100_kb_are_read_in_under_half_a_second(unit: str) -> None:
         started = time.process_time()
         grade(text)
         assert time.process_time() - started < 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "yes is wrong",
+        "yes nope",
+        "yes, nope",
+        "yes if it rains",
+        "yes? no",
+        "yes?",
+        "yes unless",
+        "yes, but not",
+        "yes isn't right",
+        "yes maybe",
+        "yes false",
+        "yes/n",
+        "no is wrong",
+        "no, yeah",
+        "是，但不确定",
+    ],
+)
+def test_a_word_that_is_doubted_or_taken_back_says_nothing(text: str) -> None:
+    assert read_yes_no(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "side"),
+    [("yes, it is", "yes"), ("Yes, the dog is brown", "yes"), ("No, that is wrong", "no"), ("No, it isn't", "no")],
+)
+def test_a_reason_behind_the_word_takes_nothing_back(text: str, side: str) -> None:
+    assert read_yes_no(text) == side

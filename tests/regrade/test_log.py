@@ -105,6 +105,31 @@ def test_the_table_counts_what_is_scored_and_says_why_the_rest_is_not(tmp_path: 
     ]
 
 
+def test_the_table_has_map_where_rows_are_lists_of_boxes(tmp_path: Path) -> None:
+    gold = [[0, 0, 10, 10], [20, 0, 30, 10]]
+    rows = [
+        {"gold": gold, "response": answered(json.dumps(gold))},
+        {"gold": gold, "response": answered("[[0, 0, 10, 6], [20, 0, 30, 10]]")},  # the first with an IoU of 0.6
+        {"gold": gold, "response": answered("nothing")},
+        {"gold": "3", "response": THREE},
+    ]
+    # Of 6 gold boxes 4 are found, up to an IoU of 0.6 (3 thresholds): recall 0 to 0.66 with a precision of 1. Above it
+    # (7 thresholds) 3: first, third and fourth of the ranked boxes, so recall 0 to 0.16 with a precision of 1, and up
+    # to 0.5 with 0.75.
+    low, high = 67 / 101, (17 + 34 * 0.75) / 101
+    lines = table(graded(tmp_path, *rows)).splitlines()
+    mean = (3 * low + 7 * high) / 10
+    assert lines[4] == f"mAP 0.5:0.95{100 * mean:>10.2f} %  3 rows of kind boxes; a box ranks by its place in its list"
+    assert lines[5] == f"mAP 0.5     {100 * low:>10.2f} %  the same at one IoU"
+    assert "mAP" not in table(graded(tmp_path, rows[-1]))
+
+
+def test_of_several_accepted_lists_of_boxes_the_closest_counts_for_map(tmp_path: Path) -> None:
+    golds = ["[[0, 0, 10, 10], [20, 0, 30, 10]]", "[[50, 0, 60, 10], [70, 0, 80, 10]]"]
+    log = graded(tmp_path, {"gold": golds, "answer_kind": "boxes", "response": answered(golds[1])})
+    assert "mAP 0.5         100.00 %" in table(log)
+
+
 def test_answers_to_one_problem_count_as_one_in_the_interval(tmp_path: Path) -> None:
     rows = [
         {"problem_id": name, "gold": gold, "response": THREE} for name in "pq" for gold in ("3", "4")

@@ -234,6 +234,8 @@ def test_a_column_that_no_row_has_is_named_with_those_there_are(
         ("log.json", b"\xff", "byte 0 is not UTF-8"),
         ("log.jsonl", "", "has no rows"),
         ("log.txt", "3", "has an unknown format; accepted are .jsonl"),
+        ("log.json", "[[1], 2]", "row 1: the row is a list; it must be an object; nor can any other row be read"),
+        ("log.jsonl", "x\ny\n", "row 1: not valid JSON .* nor can any other row be read"),
     ],
 )
 def test_a_file_that_is_no_log_is_refused_by_name(

@@ -38,9 +38,9 @@ def _answer(
     return Answer(rollout=rollout, verdict=Verdict(outcome=outcome, answer=span, reason="timeout: 5 s"))
 
 
-def _score(answer: Answer, **options: object) -> Score:
+def _score(answer: Answer, *, of_recipe: BoxSpace | None = None, **options: object) -> Score:
     component = BoxOverlap.model_validate({"name": "box_overlap", "weight": 1.0, **options})
-    source = component.source(RewardContext(max_response_tokens=None))
+    source = component.source(RewardContext(max_response_tokens=None, box_space=of_recipe))
     source.check()
     (score,) = source.scores([answer])
     source.close()
@@ -115,7 +115,7 @@ def test_boxes_count_what_the_family_writes_or_the_recipe_says(
     of_family: BoxSpace | None, of_recipe: BoxSpace | None, span: str
 ) -> None:
     answer = _answer(span, "[10, 0, 20, 10]", box_space=of_family)
-    assert _score(answer, box_space=of_recipe).value == pytest.approx(1.0)
+    assert _score(answer, of_recipe=of_recipe).value == pytest.approx(1.0)
 
 
 def test_figures_of_several_boxes_are_logged_at_the_threshold() -> None:

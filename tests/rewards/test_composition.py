@@ -12,7 +12,7 @@ from sightline.rewards.component import Answer, RewardContext, Score, failed
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.reward_metrics import reward_metrics
 from sightline.rewards.scorer import Scorer
-from sightline.types import Problem, Rollout, ScoredRollout
+from sightline.types import ImageRef, Problem, Prompt, Rollout, ScoredRollout
 
 from .examples import config_of, problem, rollout
 
@@ -119,6 +119,12 @@ def test_an_empty_list_of_sources_is_refused() -> None:
         config_of({**WORDS, "sources": []})
 
 
+@pytest.mark.parametrize("label", ["mean", "std", "judged_fraction", "unscored_fraction", "unscored_timeout_fraction"])
+def test_a_label_under_which_other_figures_are_logged_is_refused(label: str) -> None:
+    with pytest.raises(ValueError, match=f"label '{label}' is what `reward/{label}` counts already"):
+        config_of({**WORDS, "label": label})
+
+
 @pytest.mark.parametrize(
     ("rewards", "components", "message"),
     [
@@ -143,6 +149,31 @@ def test_a_source_that_can_not_score_stops_the_run_before_it_begins(monkeypatch:
     with pytest.raises(RunError, match="no server answers"):
         Scorer(RewardConfig()).checked([problem()])
     assert source.is_closed
+
+
+def test_sources_that_no_problem_is_from_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    config = config_of({"name": "format", "weight": 0.1}, {"name": "accuracy", "weight": 0.9, "sources": ["dogz"]})
+    with Scorer(config) as scorer:
+        scorer.checked([asked(source="dogs"), asked(source="cats")])
+        assert caplog.messages == [
+            "reward component 'accuracy' applies to no problem: its sources are 'dogz', the problems' 'cats', 'dogs'"
+        ]
+        scorer.checked([asked(source="dogz")])
+        scorer.checked([])
+        assert len(caplog.messages) == 1
+
+
+def test_boxes_count_the_same_for_the_overlap_as_for_the_grader() -> None:
+    picture = ImageRef(digest="", width=100, height=50, place="test")
+    box = replace(problem(), answers=("[10, 0, 20, 10]",), answer_kind="box")
+    prompt = Prompt(problem=box, token_ids=(1,), images=(picture,), box_space="model_input", model_sizes=((200, 100),))
+    answer = replace(rollout("<think>a</think><answer>[100, 0, 200, 200]</answer>"), prompt=prompt)
+    components = [{"name": "accuracy", "weight": 1.0}, {"name": "box_overlap", "weight": 1.0}]
+    grading = {"box_space": "per_mille"}
+    config = RewardConfig.model_validate({"components": components, "grading": grading})
+    with Scorer(config) as scorer:
+        [[scored]] = scorer.score([[answer]])
+    assert scored.rewards == {"accuracy": 1.0, "box_overlap": pytest.approx(1.0)}
 
 
 def test_details_of_a_source_are_logged_under_its_label(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,3 +256,14 @@ def test_the_component_scores_its_variant() -> None:
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(ValidationError, match="think_answer"):
         Format.model_validate({"name": "format", "weight": 0.1, "variant": "tags"})
+
+
+@pytest.mark.parametrize(
+    "sign", ["\u200b", "\u200d", "\ufeff", "\u00ad", "\u2060", "\u3164", "\u2800", "\u034f", "\u0301"]
+)
+def test_a_block_of_nothing_but_signs_that_do_not_show_is_blank(sign: str) -> None:
+    assert format_reward(f"<think>{sign} </think><answer>3</answer>") == 0.0
+    assert format_reward(f"<think>3</think><answer>{sign}</answer>") == 0.0
+    assert format_reward(f"<answer>{sign}</answer>", "answer_only") == 0.0
+    assert format_reward(f"<think>{sign}</think>so", "think_only") == 0.0
+    assert format_reward(f"<think>3</think><answer>{sign}3</answer>") == 1.0

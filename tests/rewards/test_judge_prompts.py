@@ -122,6 +122,6 @@ def test_a_name_that_is_no_prompt_and_no_file_is_refused_with_the_known_ones() -
 
 
 def test_an_answer_of_100_kilobytes_takes_bounded_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(_filled("<|" * 50_000)) < 4000
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0

@@ -177,9 +177,9 @@ def test_a_reply_that_says_neither_or_both_is_not_guessed(reply: str) -> None:
     ids=["words", "brackets", "tags", "quotes", "spaces", "chinese"],
 )
 def test_a_reply_without_end_takes_bounded_time(reply: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert read_verdict(reply) is None
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 def test_a_verdict_after_a_long_text_is_found() -> None:

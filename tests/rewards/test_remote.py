@@ -272,27 +272,27 @@ def test_a_server_that_breaks_off_is_tried_again() -> None:
 
 def test_a_server_that_is_too_slow_leaves_its_answers_unscored_within_the_time() -> None:
     start = time.monotonic()
-    with reward_server(one_each_after(5.0)) as server:
+    with reward_server(one_each_after(60.0)) as server:
         scores = scores_of(server.url, timeout_seconds=0.2, num_retries=1)
     assert reasons(scores) == {f"remote: {server.url}: no reply within 0.2 s (2 tries)"}
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 30.0
 
 
 def test_a_reply_that_drips_in_has_no_more_time_than_others() -> None:
     start = time.monotonic()
-    with reward_server(Reply(content=one_each, drip_seconds=0.1)) as server:
+    with reward_server(Reply(content=one_each, drip_seconds=1.0)) as server:
         scores = scores_of(server.url, timeout_seconds=0.3, num_retries=0)
     assert values(scores) == [None] * 4
-    assert time.monotonic() - start < 2.0
+    assert time.monotonic() - start < 15.0  # it would take more than 20
 
 
 def test_a_batch_at_a_server_that_hangs_is_scored_by_the_other() -> None:
     start = time.monotonic()
-    with reward_server(one_each_after(10.0)) as hanging, reward_server(one_each_after(0.01)) as other:
+    with reward_server(one_each_after(60.0)) as hanging, reward_server(one_each_after(0.01)) as other:
         scores = scores_of(hanging.url, other.url, of=answers(10), batch_size=1, timeout_seconds=0.5)
     assert values(scores) == [1.0] * 10
     assert len(other.requests) == 10
-    assert time.monotonic() - start < 3.0
+    assert time.monotonic() - start < 30.0
 
 
 def test_a_server_that_dies_midway_costs_no_answer(caplog: pytest.LogCaptureFixture) -> None:
@@ -313,7 +313,7 @@ def test_when_all_servers_die_the_whole_step_fails_in_the_time_of_one_batch() ->
         start = time.monotonic()
         scores = remote.scores(answers(200))
     assert values(scores) == [None] * 200
-    assert time.monotonic() - start < 3.0  # 200 times 0.1 and 0.2 s would be a minute
+    assert time.monotonic() - start < 30.0  # 200 times 0.1 and 0.2 s would be a minute
 
 
 def test_a_step_without_servers_is_unscored_and_the_next_is_scored_when_they_are_back() -> None:
@@ -431,7 +431,7 @@ def test_a_token_that_would_travel_unencrypted_is_warned_of(
     monkeypatch.setenv("REWARD_TOKEN", TOKEN)
     source("http://rewards.example/get_reward", "http://127.0.0.1:1/r", token_variable="REWARD_TOKEN")
     assert [record.message for record in caplog.records] == [
-        "the token in REWARD_TOKEN travels to http://rewards.example/get_reward unencrypted"
+        "the key in REWARD_TOKEN travels to http://rewards.example/get_reward unencrypted"
     ]
 
 
@@ -486,9 +486,11 @@ def test_a_server_can_add_32_figures_at_most() -> None:
         ("localhost:5000", "is no http or https address"),
         ("http:///get_reward", "is no http or https address"),
         ("http://host/get reward", "is no http or https address"),
-        ("http://host:99999/", "Port out of range"),
-        ("http://me:secret@host/", "token goes into token_variable"),
-        ("http://host/get_reward?token=secret", "token goes into token_variable"),
+        ("http://host:99999/", "host or port of the address can't be read"),
+        ("http://me:sec/ret@host/", "host or port of the address can't be read"),
+        ("http://[::1/", "host or port of the address can't be read"),
+        ("http://me:secret@host/", "a key goes into token_variable"),
+        ("http://host/get_reward?token=secret", "a key goes into token_variable"),
     ],
 )
 def test_what_is_no_plain_address_is_refused(url: str, told: str) -> None:

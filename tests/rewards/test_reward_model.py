@@ -1,5 +1,7 @@
+import json
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +178,27 @@ def test_the_value_is_the_logit_of_question_and_answer_in_the_chat_template(text
     [value] = _values(text_model, [_answer("It is 3.")])
     written = "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\nIt is 3.<|im_end|>\n"
     assert value == pytest.approx(_oracle(text_model, written).item(), abs=1e-5)
+
+
+def test_a_text_model_with_the_tokenizer_of_a_picture_model_needs_no_processor(text_model: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(text_model, tmp_path / "copied")
+    _name_processor(copied, "Qwen2_5_VLProcessor")
+    assert _values(copied, [_answer("It is 3.")]) == _values(text_model, [_answer("It is 3.")])
+
+
+def test_a_picture_model_without_its_image_processor_is_refused(picture_model: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(picture_model, tmp_path / "copied")
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        (copied / name).unlink(missing_ok=True)
+    _name_processor(copied, "Gemma3Processor")
+    with pytest.raises(ModelError, match=r"no tokenizer could be loaded: .*image processor"):
+        _scores(copied, [_answer("3")])
+
+
+def _name_processor(folder: Path, name: str) -> None:
+    file = folder / "tokenizer_config.json"
+    config = {**json.loads(file.read_text(encoding="utf-8")), "processor_class": name}
+    file.write_text(json.dumps(config), encoding="utf-8")
 
 
 def test_system_turns_are_left_out(text_model: Path) -> None:

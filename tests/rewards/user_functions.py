@@ -87,7 +87,7 @@ def reward_func(queries: list[str], prompts: list[str], labels: list[str]) -> di
 
 
 async def waits_with_others(response: str) -> float:
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(1.0)
     return 1.0
 
 
