@@ -102,6 +102,10 @@ def _explain(error: ValidationError, recipe_class: type[BaseModel]) -> str:
         case "value_error":
             message = first["msg"].removeprefix("Value error, ")
             return f"{place}: {message}" if place else message
+        case "tuple_type" | "list_type":
+            return f"{place} is {first['input']!r}; it must be a list"
+        case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
+            return f"{place} is {first['input']!r}; it must be a section with keys of its own"
         case _:
             return f"{place} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
 

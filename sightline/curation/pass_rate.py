@@ -238,7 +238,9 @@ def _ask_batch(
 
 
 def _is_recorded(journal: Journal, problem: Problem) -> bool:
-    return journal.newest(ANSWERED, _key(problem)) is not None
+    """Whether there is a rate; where no answer could be graded, the next call asks again."""
+    entry = journal.newest(ANSWERED, _key(problem))
+    return entry is not None and _PassRate.from_entry(entry).num_scored > 0
 
 
 def _recorded(journal: Journal, problem: Problem) -> _PassRate:

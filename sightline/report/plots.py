@@ -80,6 +80,7 @@ class _Chart:
     is_share: bool = False
     is_logarithmic: bool = False
     is_optional: bool = False  # not every run records it, and its absence is worth no word
+    is_news: bool = False  # worth a plot only if it was ever above 0
 
 
 _ANSWER_CHARTS = (
@@ -123,7 +124,7 @@ _STABILITY_CHARTS = (
         caption="Of answers: which could not be graded and taught nothing, and whose verdict the LLM judge gave.",
         metrics={"reward/unscored_fraction": "unscored", "reward/judged_fraction": "judged"},
         is_share=True,
-        is_optional=True,
+        is_news=True,
     ),
     _Chart(
         title="Clipped and rejected",
@@ -165,6 +166,8 @@ def draw_plots(
             curves = [
                 curve for name, label in chart.metrics.items() if (curve := curve_of(rows, name, label)) is not None
             ]
+            if chart.is_news and not any(np.any(curve.values > 0) for curve in curves):
+                continue
             points = accuracy_points if chart.title == "Accuracy" else {}
             if not curves and not any(points.values()):
                 if chart.is_optional:

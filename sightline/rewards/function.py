@@ -5,8 +5,12 @@ costs the answers of that call.
 """
 
 import io
+import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +21,18 @@ from pydantic import Field, JsonValue, field_validator
 
 from sightline.errors import ConfigError, DataError
 from sightline.grading.pool import WorkerLimits, WorkerPool, WorkerReply
+from sightline.grading.worker_process import START_SECONDS
 from sightline.images import ImageStore
 from sightline.records import question_text
 from sightline.rewards.component import Answer, Component, RewardContext, Score, failed
 from sightline.rewards.function_forms import MESSAGES
 from sightline.types import ImageRef, Problem
 
+logger = logging.getLogger(__name__)
+
 _HANDLER = "sightline.rewards.function_worker:handler"
+_MAX_FAILED_CALLS = 8  # in a row
+_PATIENCE_SECONDS = 10.0  # for loading a function, before the user is told what is waited for
 _Encoded = dict[str, object] | Score  # what the function gets of an answer, or why it can't be asked
 
 
@@ -83,7 +92,11 @@ class FunctionSource:
         _ = self._description
 
     def scores(self, answers: Sequence[Answer]) -> Sequence[Score]:
-        """What the function says of each answer. Raises ConfigError as `check` does."""
+        """What the function says of each answer. Raises ConfigError as `check` does.
+
+        Once 8 calls in a row (or 4 for each process, if that is more) have timed out or crashed, the rest is not
+        tried: those answers are unscored too, at once.
+        """
         if not answers:
             return []
         takes_one, fields = self._description.takes_one, self._description.fields
@@ -91,12 +104,14 @@ class FunctionSource:
             pictures = _PictureFiles(Path(folder), self._images)
             encoded = [_encode(answer, fields, pictures) for answer in answers]
             sendable = [index for index, each in enumerate(encoded) if not isinstance(each, Score)]
-            size = 1 if takes_one else self._options.batch_size
+            size = self._options.batch_size
+            if takes_one:
+                sendable, size = _in_turns(sendable, answers), 1
             calls = [sendable[start : start + size] for start in range(0, len(sendable), size)]
-            replies = self._run([{"answers": [encoded[index] for index in call]} for call in calls])
+            scores = self._call_each([[encoded[index] for index in call] for call in calls])
         scored = {index: each for index, each in enumerate(encoded) if isinstance(each, Score)}
-        for call, reply in zip(calls, replies, strict=True):
-            scored.update(zip(call, self._read(reply, len(call)), strict=True))
+        for call, of_call in zip(calls, scores, strict=True):
+            scored.update(zip(call, of_call, strict=True))
         return [scored[index] for index in range(len(answers))]
 
     def close(self) -> None:
@@ -105,7 +120,8 @@ class FunctionSource:
 
     @cached_property
     def _description(self) -> "_Description":
-        reply = self._run([{"describe": True}])[0]
+        with self._telling_what_is_waited_for():
+            reply = self._run([{"describe": True}])[0]
         value = cast("Mapping[str, Any]", reply.value or {"refused": f"it could not be loaded: {reply.message}"})
         if "refused" in value:
             raise self._error(value["refused"])
@@ -113,6 +129,55 @@ class FunctionSource:
         if "images" in description.fields and self._images is None:
             raise self._error("it takes pictures, which can't be read here; take the parameter out")
         return description
+
+    @contextmanager
+    def _telling_what_is_waited_for(self) -> Generator[None]:
+        timer = threading.Timer(
+            _PATIENCE_SECONDS,
+            logger.info,
+            (
+                "reward component %r: function %r is not loaded after %g s; it is waited for up to %g s",
+                self._options.label,
+                self._options.function,
+                _PATIENCE_SECONDS,
+                START_SECONDS,
+            ),
+        )
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _call_each(self, calls: Sequence[Sequence[object]]) -> list[list[Score]]:
+        """The scores of each call's answers, given up as `scores` says."""
+        limit = max(_MAX_FAILED_CALLS, 4 * self._options.processes)
+        scored: list[list[Score]] = []
+        num_failed = 0  # since the last call that gave a value
+        while len(scored) < len(calls) and num_failed < limit:
+            # No more than may still fail, so that none is under way when they are given up.
+            tried = calls[len(scored) : len(scored) + limit - num_failed]
+            replies = self._run([{"answers": call} for call in tried])
+            for call, reply in zip(tried, replies, strict=True):
+                scored.append(self._read(reply, len(call)))
+                if any(score.value is not None for score in scored[-1]):
+                    num_failed = 0
+                elif all(str(score.reason).startswith(("timeout", "crash")) for score in scored[-1]):
+                    num_failed += 1
+        left = calls[len(scored) :]
+        if left:
+            kind = str(scored[-1][0].reason).partition(":")[0]
+            why = f"{limit} calls in a row timed out or crashed"
+            logger.warning(
+                "reward component %r, function %r: %s; %d answers are unscored untried",
+                self._options.label,
+                self._options.function,
+                why,
+                sum(map(len, left)),
+            )
+            scored += [[failed(f"{kind}: {why}; the others were not tried")] * len(call) for call in left]
+        return scored
 
     def _run(self, requests: Sequence[object]) -> list[WorkerReply]:
         try:
@@ -185,6 +250,17 @@ def _encode(answer: Answer, fields: frozenset[str], pictures: _PictureFiles) -> 
         except DataError as error:
             return failed(f"picture: {error}")
     return given
+
+
+def _in_turns(indices: Sequence[int], answers: Sequence[Answer]) -> list[int]:
+    """The first answer to each problem, then the second, ...: one problem that hangs the function is not all of them."""
+    num_before: Counter[str] = Counter()
+    turns: dict[int, int] = {}
+    for index in indices:
+        problem_id = _problem(answers[index]).id
+        turns[index] = num_before[problem_id]
+        num_before[problem_id] += 1
+    return sorted(indices, key=turns.__getitem__)
 
 
 def _problem(answer: Answer) -> Problem:

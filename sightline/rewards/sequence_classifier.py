@@ -156,20 +156,22 @@ class SequenceClassifier:
             ) from error
 
     def _read_processor(self, config: PreTrainedConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
-        processor: object
         try:
-            try:
-                processor = AutoProcessor.from_pretrained(self._path, trust_remote_code=False)
-            except _LOAD_ERRORS:
-                if config.get_text_config() is not config:
-                    raise
-                # Of a text model with the tokenizer of a model for pictures, whose configuration names a processor.
-                processor = AutoTokenizer.from_pretrained(self._path, trust_remote_code=False)
+            processor = self._load_processor(config)
         except _LOAD_ERRORS as error:
             raise ModelError(f"{self._path}: no tokenizer could be loaded: {_one_line(error)}") from error
         if isinstance(processor, ProcessorMixin | PreTrainedTokenizerBase):
             return processor
         raise ModelError(f"{self._path}: has no tokenizer; add tokenizer.json and tokenizer_config.json")
+
+    def _load_processor(self, config: PreTrainedConfig) -> object:
+        try:
+            return AutoProcessor.from_pretrained(self._path, trust_remote_code=False)
+        except _LOAD_ERRORS:
+            if config.get_text_config() is not config:
+                raise
+            # A text model whose tokenizer is of a model for pictures, and still names that one's processor.
+            return AutoTokenizer.from_pretrained(self._path, trust_remote_code=False)
 
     def _read_model(self) -> PreTrainedModel:
         try:

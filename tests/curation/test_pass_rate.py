@@ -378,3 +378,13 @@ def test_answers_of_earlier_batches_are_not_kept_in_memory(
     filter_rows()
     first, *later = counting.num_alive
     assert later == [first, first]
+
+
+def test_a_problem_whose_answers_could_not_be_scored_is_asked_again_by_the_next_call(
+    engine: ScriptedEngine, filter_rows: Filter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as failing:
+        failing.setattr(Accuracy, "value", unscored_unless_right)
+        assert filter_rows(low=0, high=1).num_unscored == 1
+    report = filter_rows(low=0, high=1)
+    assert (report.num_unscored, report.num_answers > 0, report.num_kept) == (0, True, 5)

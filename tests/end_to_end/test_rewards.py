@@ -131,7 +131,7 @@ def test_a_reward_that_always_fails_ends_the_run_with_its_reason_and_the_rows(
     function = {"name": "function", "function": f"{tmp_path}/mine.py:divides_by_zero", "weight": 1.0}
     outcome = commands.run(["train", write_recipe(function)])
     assert outcome.exit_code == 2
-    assert "8 x function: function: ZeroDivisionError: division by zero" in outcome.stderr
+    assert "8 x function: function: it raised ZeroDivisionError: division by zero" in outcome.stderr
     rows = RunDirectory.read(tmp_path / "run").read_rollouts(1)
     assert [(row["reward"], row["is_learned_from"]) for row in rows] == [(None, False)] * 8
     outcome = commands.run(["train", write_recipe(function)])

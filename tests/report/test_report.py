@@ -85,6 +85,7 @@ def test_every_plot_is_drawn_inline(page: Page) -> None:
         "Entropy",
         "Gradient norm",
         "Loss",
+        "Unscored and judged",
         "Engine against learner",
         "Time per step",
     ]

@@ -1,3 +1,4 @@
+import logging
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from sightline.errors import ConfigError
+from sightline.grading.pool import WorkerReply
 from sightline.grading.verdict import Verdict
 from sightline.images import ImageStore
 from sightline.rewards.component import Answer, RewardContext, Score
@@ -271,6 +273,128 @@ def test_calls_that_misbehave_cost_only_their_own_answers() -> None:
         "c": None,
     }
     assert [score.value for score in scores if score.reason is None] == [1.0] * 4
+
+
+class ScriptedPool:
+    """Answers the calls of a function of one answer as its text says, and keeps what it was asked."""
+
+    asked: list[str]
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.asked = []
+
+    def run(self, requests: Sequence[Any]) -> list[WorkerReply]:
+        return [self._reply(request) for request in requests]
+
+    def close(self) -> None:
+        pass
+
+    def _reply(self, request: Any) -> WorkerReply:
+        if "describe" in request:
+            return WorkerReply(value={"fields": ["response"], "takes_one": True})
+        [fields] = request["answers"]
+        self.asked.append(fields["response"])
+        match fields["response"]:
+            case "hang":
+                return WorkerReply(failure="timeout", message="no reply within 10 s")
+            case "crash":
+                return WorkerReply(failure="crash", message="its process ended with code 7")
+            case "raise":
+                return WorkerReply(value={"scores": [[None, "function: it raised ValueError", {}]]})
+            case "waits":
+                return WorkerReply(value={"scores": [[None, "timeout: the function took more than 9.5 s", {}]]})
+            case _:
+                return WorkerReply(value={"scores": [[1.0, None, {}]]})
+
+
+@pytest.fixture
+def scripted_pool(monkeypatch: pytest.MonkeyPatch) -> ScriptedPool:
+    pool = ScriptedPool()
+    monkeypatch.setattr("sightline.rewards.function.WorkerPool", lambda *_, **__: pool)
+    return pool
+
+
+@pytest.mark.parametrize(
+    ("texts", "processes", "num_tried"),
+    [
+        (["hang"] * 30, 1, 8),
+        (["hang"] * 30, 4, 16),
+        (["crash", "hang"] * 15, 1, 8),
+        (["waits"] * 30, 1, 8),
+        (["hang"] * 7 + ["fine"] + ["hang"] * 20, 1, 16),
+        (["raise", "hang"] * 15, 1, 16),
+        (["fine"] * 20 + ["hang"] * 20, 1, 28),
+        (["hang"] * 8, 1, 8),
+        (["raise"] * 30, 1, 30),
+        ((["hang"] * 7 + ["fine"]) * 4, 1, 32),
+        ([], 1, 0),
+    ],
+)
+def test_after_eight_calls_in_a_row_that_end_badly_the_rest_is_not_tried(
+    texts: Sequence[str], processes: int, num_tried: int, scripted_pool: ScriptedPool
+) -> None:
+    scores = _scores("half_if_right", texts, processes=processes)
+    assert scripted_pool.asked == texts[:num_tried]
+    assert len(scores) == len(texts)
+    untried = [str(score.reason).endswith("the others were not tried") for score in scores]
+    assert untried == [False] * num_tried + [True] * (len(texts) - num_tried)
+
+
+def test_answers_that_were_not_tried_say_why_and_a_warning_counts_them(
+    scripted_pool: ScriptedPool, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = _scores("half_if_right", ["hang"] * 20, timeout_seconds=10)
+    assert scores[7].reason == "timeout: the function took more than 10 s"
+    assert scores[8].reason == "timeout: 8 calls in a row timed out or crashed; the others were not tried"
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.endswith("8 calls in a row timed out or crashed; 12 answers are unscored untried")
+
+
+def test_the_answers_of_the_next_step_are_tried_again(scripted_pool: ScriptedPool) -> None:
+    with _source("half_if_right") as source:
+        source.scores([_answer("hang")] * 20)
+        assert [score.value for score in source.scores([_answer("fine")] * 20)] == [1.0] * 20
+
+
+def test_one_problem_that_hangs_the_function_does_not_cost_the_others(scripted_pool: ScriptedPool) -> None:
+    hung, fine = _answer("hang"), _answer("fine")
+    prompt = replace(hung.rollout.prompt, problem=replace(hung.rollout.prompt.problem, id="p2"))
+    hung = replace(hung, rollout=replace(hung.rollout, prompt=prompt))
+    with _source("half_if_right") as source:
+        scores = source.scores([hung] * 16 + [fine] * 16)
+    assert [score.value for score in scores] == [None] * 16 + [1.0] * 16
+    assert len(scripted_pool.asked) == 32
+
+
+def test_a_function_that_always_crashes_is_soon_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sightline.rewards.function._MAX_FAILED_CALLS", 0)  # so that 4 for its process count
+    scores = _scores("misbehaves", ["crash"] * 6)
+    assert [str(score.reason) for score in scores] == [
+        *["crash: its process ended with code 7"] * 4,
+        *["crash: 4 calls in a row timed out or crashed; the others were not tried"] * 2,
+    ]
+
+
+def test_loading_that_takes_long_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sightline.rewards.function._PATIENCE_SECONDS", 0.01)
+    caplog.set_level(logging.INFO)
+    file = tmp_path / "mine.py"
+    file.write_text("import time\ntime.sleep(0.3)\ndef score(response):\n    return 1\n", encoding="utf-8")
+    source = Function(name="function", weight=1.0, function=f"{file}:score").source(
+        RewardContext(max_response_tokens=None)
+    )
+    source.check()
+    source.close()
+    assert f"{str(file)!r}"[:-1] in caplog.text
+    assert "is not loaded after 0.01 s; it is waited for up to 120 s" in caplog.text
+
+
+def test_loading_that_takes_no_time_is_not_told(scripted_pool: ScriptedPool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    assert _values("half_if_right", ["fine"], processes=1) == [1.0]
+    assert caplog.records == []
 
 
 def test_an_asynchronous_call_that_waits_for_ever_costs_only_its_own_answer() -> None:

@@ -180,7 +180,9 @@ def test_the_value_is_the_logit_of_question_and_answer_in_the_chat_template(text
     assert value == pytest.approx(_oracle(text_model, written).item(), abs=1e-5)
 
 
-def test_a_text_model_with_the_tokenizer_of_a_picture_model_needs_no_processor(text_model: Path, tmp_path: Path) -> None:
+def test_a_text_model_with_the_tokenizer_of_a_picture_model_needs_no_processor(
+    text_model: Path, tmp_path: Path
+) -> None:
     copied = shutil.copytree(text_model, tmp_path / "copied")
     _name_processor(copied, "Qwen2_5_VLProcessor")
     assert _values(copied, [_answer("It is 3.")]) == _values(text_model, [_answer("It is 3.")])

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import random
 from dataclasses import asdict, dataclass
 from typing import cast
 
@@ -20,7 +19,6 @@ from sightline.curation.journal import ANSWERED, Journal
 from sightline.errors import RunError, SightlineError
 
 _LOGGER = logging.getLogger(__name__)
-_MAX_BACKOFF_SECONDS = 60.0
 _MAX_RETRY_AFTER_SECONDS = 600.0  # who is asked to wait longer had better come back later
 
 
@@ -189,11 +187,9 @@ class PaidCalls:
         self._not_before = max(self._not_before, loop.time() + asked_wait)
         if num_failures == self._config.num_retries:
             self._give_up(failure)
-        backoff = min(_MAX_BACKOFF_SECONDS, self._config.retry_seconds * 2**num_failures)
-        backoff *= random.uniform(0.5, 1.5)  # noqa: S311  (jitter, not a secret)
         level = logging.DEBUG if self._has_warned else logging.WARNING
         self._has_warned = True
-        wait_seconds = max(backoff, asked_wait)
+        wait_seconds = max(self._config.backoff_seconds(num_failures), asked_wait)
         _LOGGER.log(level, "%s: %s; trying again in %.1f s", self._config.base_url, failure, wait_seconds)
         await self._sleep(wait_seconds)
 
