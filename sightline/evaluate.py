@@ -99,7 +99,7 @@ class Evaluator:
             seed=self.seed,
             stream=f"evaluation at temperature {temperature}",
         )
-        return self.scorer.score(self.engine.generate(prompts, sampling))
+        return self.scorer.grade(self.engine.generate(prompts, sampling))
 
 
 @dataclass(frozen=True)

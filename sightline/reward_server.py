@@ -5,7 +5,6 @@ import hmac
 import importlib.util
 import json
 import logging
-import re
 import secrets
 import signal
 import socket
@@ -15,19 +14,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from sightline.chat_endpoint import LOCAL_HOSTS
 from sightline.data.answers import answer_kind_of, check_answers, read_gold, read_worked
 from sightline.data.rows import RowError
-from sightline.errors import ConfigError, SightlineError
+from sightline.errors import ConfigError
 from sightline.grading.grader import Grader
 from sightline.recipe import apply_override, read_yaml, resolve_recipe
+from sightline.rewards.answering import AnswerScorer, LabelError, Refused, answer_request
 from sightline.rewards.component import Score
 from sightline.rewards.config import RewardConfig
+from sightline.rewards.decoded import response_in
 from sightline.rewards.posting import token_in
+from sightline.rewards.request_log import RequestLog
 from sightline.rewards.scorer import Scorer
-from sightline.rewards.wire import MAX_REQUEST_BYTES, WireAnswer, WireError, read_request, write_reply
+from sightline.rewards.wire import MAX_REQUEST_BYTES, WireAnswer
 from sightline.section import Section
 from sightline.types import AnswerKind, Message, Problem, Prompt, Rollout, ScoredRollout
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PATHS = ("/get_reward", "/get_rewards")
+_OFFER = "there are POST /get_reward, POST /get_rewards and GET /health"
 _TOKENS = "an answer's number of tokens"
 _LACKING: Mapping[str, str] = {  # what components need and a request does not tell
     "cosine": _TOKENS,
@@ -52,31 +55,6 @@ _MAX_KNOWN_GOLDS = 100_000
 _MAX_REQUESTS = 64  # under way or waiting; each may hold MAX_REQUEST_BYTES
 _GOODBYE_SECONDS = 10  # for requests under way when the server is stopped
 
-_END_OF_TURN = (
-    r"<\|im_end\|>|<\|endoftext\|>|<\|eot_id\|>|<\|end_of_text\|>|<\|end\|>|<end_of_turn>|<end_of_utterance>|</s>|"
-    r"<｜end▁of▁sentence｜>"
-)
-_PADDING = r"<pad>|<\|pad\|>|\[PAD\]|<\|finetune_right_pad_id\|>|<｜▁pad▁｜>"
-_ENDS = re.compile(f"{_END_OF_TURN}|{_PADDING}|<eos>")
-_LEADING_PADDING = re.compile(f"(?:{_END_OF_TURN}|{_PADDING}|<eos>)+")
-_HEADERS = re.compile(
-    r"<\|im_start\|>assistant(?:\n|<\|im_sep\|>)|<\|start_header_id\|>assistant<\|end_header_id\|>\s{0,2}|"
-    r"<\|assistant\|>\n?|<start_of_turn>model\n|<｜Assistant｜>|\[/INST\]"
-)
-_PLAIN_HEADERS = re.compile(r"(?:Assistant|ASSISTANT):[ \n]?")
-
-
-class LabelError(Exception):
-    """A gold answer of a request that no answer could be graded against; the message names its index."""
-
-
-class AnswerScorer(Protocol):
-    """What the server asks for scores; never from two threads at once."""
-
-    def score(self, answers: Sequence[WireAnswer]) -> Sequence[Score]:
-        """One score for each answer, in order. Raises LabelError."""
-        ...
-
 
 class RecipeScorer:
     """Scores by the rewards of a recipe; a score's details are its components' own values, by label.
@@ -86,6 +64,7 @@ class RecipeScorer:
 
     def __init__(self, config: RewardConfig) -> None:
         _check_components(config)
+        self.labels = tuple(config.weights())
         self._takes_boxes = config.grading.box_space == "pixels"
         self._scorer = Scorer(config).checked(())
         self._grader = Grader(config.grading)
@@ -150,6 +129,7 @@ def serve(
     config = _reward_config(recipe, overrides)
     _check_installed()
     token = _token(token_variable)
+    log = RequestLog(secret=token)
     with _listening(host, port) as listener:
         scorer = RecipeScorer(config)
         try:
@@ -161,73 +141,67 @@ def serve(
             if host not in LOCAL_HOSTS:
                 logger.warning("%s is open to the network, unencrypted; whoever reads along has the token", address)
             logger.info("serving at %s%s; Ctrl-C ends it", address, _PATHS[0])
-            server = _server(make_app(scorer, token))
+            server = _server(make_app(scorer, token, log))
             with _ended_by_signals(server):
                 server.run(sockets=[listener])
         finally:
             scorer.close()
-    logger.info("the reward server has ended")
+    logger.info("the reward server has ended: %s", log.summary())
 
 
-def make_app(scorer: AnswerScorer, token: str) -> "FastAPI":
+def make_app(scorer: AnswerScorer, token: str, log: RequestLog) -> "FastAPI":
     """The web application; a request needs the token as `Authorization: Bearer TOKEN` or as `?token=TOKEN`."""
     from fastapi import FastAPI, Request, Response
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     thread = ThreadPoolExecutor(1, thread_name_prefix="scorer")  # one request after the other, in order
 
+    def refuse(request: Request, status: int, reason: str) -> Response:
+        reason = " ".join(reason.split())
+        log.refused(status, reason, request.client.host if request.client else "somebody")
+        return _json_response(status, json.dumps({"error": reason}).encode())
+
     async def get_reward(request: Request) -> Response:
         if not _is_authorized(request, token):
-            return _refusal(401, "the token is missing or wrong; send Authorization: Bearer TOKEN or ?token=TOKEN")
+            reason = "the token is missing or wrong; send Authorization: Bearer TOKEN or ?token=TOKEN"
+            return refuse(request, 401, reason)
         body = await _body(request)
         if body is None:
-            return _refusal(413, f"the request is larger than {MAX_REQUEST_BYTES // 2**20} MiB; send smaller batches")
-        return await asyncio.get_running_loop().run_in_executor(thread, _answer, scorer, body)
+            reason = f"the request is larger than {MAX_REQUEST_BYTES // 2**20} MiB; send smaller batches"
+            return refuse(request, 413, reason)
+        outcome = await asyncio.get_running_loop().run_in_executor(thread, answer_request, scorer, body)
+        if isinstance(outcome, Refused):
+            return refuse(request, outcome.status, outcome.reason)
+        log.answered(outcome.num_answers, outcome.num_unscored, outcome.seconds)
+        return _json_response(200, outcome.reply)
 
     async def get_health(request: Request) -> Response:
-        if "authorization" in request.headers and not _is_authorized(request, token):
-            return _refusal(401, "the token is wrong")
+        if _gives_token(request) and not _is_authorized(request, token):
+            return refuse(request, 401, "the token is wrong")
         return _json_response(200, b'{"status": "ok"}')
+
+    async def refuse_by_router(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        reasons = {404: f"there is no such path; {_OFFER}", 405: f"the path does not take {request.method}; {_OFFER}"}
+        response = refuse(request, error.status_code, reasons.get(error.status_code, error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    async def refuse_who_left(request: Request, _error: Exception) -> Response:  # for the log alone
+        return refuse(request, 400, "the connection was closed before the request was complete")
+
+    async def refuse_for_fault(request: Request, _error: Exception) -> Response:  # the server logs the error
+        return refuse(request, 500, "the reward server has a fault; its log tells more")
 
     for path in _PATHS:
         app.add_api_route(path, get_reward, methods=["POST"], response_model=None)
     app.add_api_route("/health", get_health, methods=["GET"], response_model=None)
+    app.add_exception_handler(HTTPException, refuse_by_router)
+    app.add_exception_handler(ClientDisconnect, refuse_who_left)
+    app.add_exception_handler(Exception, refuse_for_fault)
     return app
-
-
-def response_in(query: str, prompt: str) -> str:
-    """The answer alone, without end-of-turn and padding tokens, from prompt and answer as one decoded text.
-
-    It is what stands behind the prompt if the query begins with that; else behind the last header of an assistant's
-    turn that a known chat template writes; else behind the last plain "Assistant:"; else the whole query.
-    """
-    text = query
-    if padding := _LEADING_PADDING.match(text):
-        text = text[padding.end() :]
-    if prompt and text.startswith(prompt):
-        return _until_end(text[len(prompt) :])
-    for headers in (_HEADERS, _PLAIN_HEADERS):
-        ends = [header.end() for header in headers.finditer(text)]
-        if ends:
-            return _until_end(text[ends[-1] :])
-    return _until_end(text)
-
-
-def _until_end(text: str) -> str:
-    end = _ENDS.search(text)
-    return text if end is None else text[: end.start()]
-
-
-def _answer(scorer: AnswerScorer, body: bytes) -> "Response":
-    try:
-        return _json_response(200, write_reply(scorer.score(read_request(body))))
-    except WireError as error:
-        return _refusal(400, str(error))
-    except LabelError as error:
-        return _refusal(422, str(error))
-    except SightlineError as error:
-        logger.exception("a request could not be scored")
-        return _refusal(500, str(error))
 
 
 async def _body(request: "Request") -> bytes | None:
@@ -243,6 +217,10 @@ async def _body(request: "Request") -> bytes | None:
     return bytes(body)
 
 
+def _gives_token(request: "Request") -> bool:
+    return "authorization" in request.headers or "token" in request.query_params
+
+
 def _is_authorized(request: "Request", token: str) -> bool:
     kind, _, given = request.headers.get("authorization", "").partition(" ")
     if kind.lower() != "bearer":
@@ -254,10 +232,6 @@ def _json_response(status: int, content: bytes) -> "Response":
     from starlette.responses import Response
 
     return Response(content, status, media_type="application/json")
-
-
-def _refusal(status: int, reason: str) -> "Response":
-    return _json_response(status, json.dumps({"error": " ".join(reason.split())}).encode())
 
 
 def _problem(answer: WireAnswer, index: int) -> Problem:

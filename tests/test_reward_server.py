@@ -18,10 +18,13 @@ import uvicorn
 
 from sightline.errors import ConfigError
 from sightline.grading.verdict import Verdict
-from sightline.reward_server import AnswerScorer, RecipeScorer, make_app, response_in, serve
+from sightline.reward_server import RecipeScorer, make_app, serve
+from sightline.rewards.answering import AnswerScorer
 from sightline.rewards.component import Answer, RewardContext, Score
 from sightline.rewards.config import RewardConfig
+from sightline.rewards.decoded import response_in
 from sightline.rewards.remote import Remote
+from sightline.rewards.request_log import RequestLog
 from sightline.rewards.wire import WireAnswer
 from sightline.types import Message, Problem, Prompt, Rollout
 from tests.rewards.reward_servers import free_port, reward_server
@@ -34,6 +37,8 @@ CHATML = "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"
 
 class EchoScorer:
     """1 for each answer; remembers what it was asked."""
+
+    labels = ("style",)
 
     def __init__(self) -> None:
         self.asked: list[WireAnswer] = []
@@ -73,10 +78,11 @@ class HttpClient:
 
 
 @contextmanager
-def serving(scorer: AnswerScorer) -> Iterator[HttpClient]:
+def serving(scorer: AnswerScorer, log: RequestLog | None = None) -> Iterator[HttpClient]:
     """The real server, on a free port, in a thread."""
+    app = make_app(scorer, TOKEN, log or RequestLog(secret=TOKEN))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(make_app(scorer, TOKEN), log_config=None, access_log=False))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         yield HttpClient(listener.getsockname()[1])
@@ -153,7 +159,8 @@ def test_the_empty_request_that_openrlhf_sends_to_its_further_servers_gets_no_re
     default_server: HttpClient,
 ) -> None:
     status, reply = default_server.post({"query": [], "prompts": [], "labels": []})
-    assert (status, reply["rewards"]) == (200, [])
+    assert status == 200
+    assert reply == {"rewards": [], "extra_logs": {"format": [], "accuracy": []}, "unscored": []}
 
 
 def test_our_own_client_gets_the_same_scores_over_http(
@@ -193,6 +200,11 @@ def test_an_answer_without_a_label_gets_null_and_a_reason(default_server: HttpCl
     assert reply["unscored"][0].startswith("accuracy: data: the problem has no gold answer")
     assert reply["unscored"][1] is None
     assert reply["extra_logs"] == {"format": [1.0, 1.0], "accuracy": [None, 1.0]}
+
+
+def test_a_component_without_a_value_for_any_answer_has_nulls(default_server: HttpClient) -> None:
+    _, reply = default_server.post(openrlhf(RIGHT, WRONG, label=""))
+    assert reply["extra_logs"] == {"format": [1.0, 1.0], "accuracy": [None, None]}
 
 
 def test_responses_are_taken_as_they_are_given(default_server: HttpClient) -> None:
@@ -301,6 +313,71 @@ def test_health_needs_no_token_but_a_wrong_one_is_told() -> None:
         assert client.send("GET", "/health", token=None) == (200, {"status": "ok"})
         assert client.send("GET", "/health")[0] == 200
         assert client.send("GET", "/health", token="wrong")[0] == 401
+        assert client.send("GET", "/health?token=wrong", token=None)[0] == 401
+        assert client.send("GET", f"/health?token={TOKEN}", token=None)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "told"),
+    [
+        ("POST", "/", 404, "there is no such path; there are POST /get_reward, POST /get_rewards and GET /health"),
+        ("GET", "/rewards?token=x", 404, "there is no such path; there are POST /get_reward"),
+        ("GET", "/get_reward", 405, "the path does not take GET; there are POST /get_reward"),
+        ("POST", "/health", 405, "the path does not take POST; there are POST /get_reward"),
+    ],
+)
+def test_a_path_or_method_that_is_not_there_is_refused_as_all_else_is(
+    method: str, path: str, status: int, told: str, default_server: HttpClient
+) -> None:
+    given, reply = default_server.send(method, path)
+    assert given == status
+    assert list(reply) == ["error"]
+    assert reply["error"].startswith(told)
+
+
+def test_a_fault_of_the_server_is_told_as_all_else_is() -> None:
+    class Broken(EchoScorer):
+        def score(self, answers: Sequence[WireAnswer]) -> Sequence[Score]:
+            raise ZeroDivisionError
+
+    with serving(Broken()) as client:
+        reply = client.post(openrlhf(RIGHT))
+    assert reply == (500, {"error": "the reward server has a fault; its log tells more"})
+
+
+# What it logs.
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_costs_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    log = RequestLog(secret=TOKEN)
+    head = f"POST /get_reward HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n{{"
+    with serving(EchoScorer(), log) as client:
+        with socket.create_connection(("127.0.0.1", client.port)) as connection:
+            connection.sendall(head.encode())
+        until = time.monotonic() + 30
+        while "refused" not in log.summary() and time.monotonic() < until:
+            time.sleep(0.01)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "refused a request from 127.0.0.1 with 400: the connection was closed before the request was complete"
+    ]
+
+
+def test_requests_are_counted_and_refusals_warned_of_without_the_token(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="sightline")
+    log = RequestLog(secret=TOKEN)
+    with serving(EchoScorer(), log) as client:
+        client.post(openrlhf(RIGHT, WRONG))
+        client.post(openrlhf(RIGHT), f"/get_reward?token={TOKEN}", token=None)
+        client.post(openrlhf(RIGHT), f"/get_reward?token=x{TOKEN}", token=None)
+        client.post(TOKEN.encode())
+    assert log.summary() == "2 requests, 3 answers, 0 unscored; 2 requests refused"
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [
+        "refused a request from 127.0.0.1 with 401: the token is missing or wrong; send Authorization: Bearer TOKEN "
+        "or ?token=TOKEN",
+        "refused a request from 127.0.0.1 with 400: the request is no JSON; it begins with '...'",
+    ]
+    assert TOKEN not in caplog.text
 
 
 @pytest.mark.parametrize("headers", [{"Content-Length": str(65 * 2**20)}, {"Transfer-Encoding": "chunked"}])
@@ -437,7 +514,9 @@ def test_the_server_ends_cleanly_on_a_signal(number: signal.Signals) -> None:
         process.send_signal(number)
         output, errors = process.communicate(timeout=30)
         assert (process.returncode, output) == (0, "went on\n")
-        assert errors == "the reward server has ended\n"
+        assert errors == (
+            "1 requests, 1 answers, 0 unscored so far\nthe reward server has ended: 1 requests, 1 answers, 0 unscored\n"
+        )
     finally:
         process.kill()
 

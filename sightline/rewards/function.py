@@ -253,7 +253,7 @@ def _encode(answer: Answer, fields: frozenset[str], pictures: _PictureFiles) -> 
 
 
 def _in_turns(indices: Sequence[int], answers: Sequence[Answer]) -> list[int]:
-    """The first answer to each problem, then the second, ...: one problem that hangs the function is not all of them."""
+    """The first answer to each problem, then the second, ...: one problem that hangs a function is not all of them."""
     num_before: Counter[str] = Counter()
     turns: dict[int, int] = {}
     for index in indices:

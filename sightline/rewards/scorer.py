@@ -15,6 +15,7 @@ from sightline.images import ImageStore
 from sightline.rewards import AnyComponent
 from sightline.rewards.component import Answer, RewardContext, RewardSource, Score, failed
 from sightline.rewards.config import RewardConfig
+from sightline.rewards.format import Format
 from sightline.rewards.judge import Judge
 from sightline.types import Problem, Rollout, ScoredRollout
 
@@ -123,9 +124,18 @@ class Scorer:
         `is_correct` are None, and `unscored_reason` names the first that failed. Raises a SightlineError only for
         what every later rollout would meet too, such as a wrong key.
         """
+        return self._scored(groups, self._config.components)
+
+    def grade(self, groups: Sequence[Sequence[Rollout]]) -> list[list[ScoredRollout]]:
+        """As `score` with the form as the only reward: for evaluation, which counts verdicts and pays nothing else."""
+        return self._scored(groups, [each for each in self._config.components if isinstance(each, Format)])
+
+    def _scored(
+        self, groups: Sequence[Sequence[Rollout]], components: Sequence[AnyComponent]
+    ) -> list[list[ScoredRollout]]:
         answers = self._answers([rollout for group in groups for rollout in group])
         scores: list[dict[str, Score]] = [{} for _ in answers]
-        for component in self._config.components:
+        for component in components:
             places = [
                 place for place, answer in enumerate(answers) if _applies(component, answer.rollout.prompt.problem)
             ]

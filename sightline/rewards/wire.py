@@ -90,9 +90,12 @@ def read_request(body: bytes) -> list[WireAnswer]:
     ]
 
 
-def write_reply(scores: Sequence[Score]) -> bytes:
-    """The reply; an answer without a value has null for its reward and says why in `unscored`."""
-    names = list(dict.fromkeys(name for score in scores for name in score.details))
+def write_reply(scores: Sequence[Score], labels: Sequence[str]) -> bytes:
+    """The reply; an answer without a value has null for its reward and says why in `unscored`.
+
+    `labels` are details that every reply has, null for answers without.
+    """
+    names = list(dict.fromkeys([*labels, *(name for score in scores for name in score.details)]))
     return _written(
         {
             "rewards": [score.value for score in scores],

@@ -232,3 +232,13 @@ def test_a_problem_without_gold_is_rewarded_by_what_needs_none() -> None:
     unscored = score_one(answer, WORDS, {"name": "accuracy", "weight": 1.0})
     assert unscored.reward is None
     assert "no gold answer" in str(unscored.unscored_reason)
+
+
+def test_an_evaluation_does_not_depend_on_what_else_is_rewarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, RunError("no server answers"))
+    strict = {"name": "format", "weight": 1.0, "variant": "answer_only"}
+    config = config_of(strict, {"name": "accuracy", "weight": 1.0})
+    groups = Scorer(config).grade([[of(RIGHT), of(WRONG), of("<answer>3</answer>")]])
+    assert [scored.is_correct for scored in groups[0]] == [True, False, True]
+    assert [scored.rewards for scored in groups[0]] == [{"format": 0.0}, {"format": 0.0}, {"format": 1.0}]
+    assert reward_metrics(groups)["accuracy/sampled"] == pytest.approx(2 / 3)
