@@ -32,7 +32,7 @@ def _add_grade(commands: "Commands") -> None:
         "--answer-from",
         default="tag",
         metavar="PLACES",
-        help="where answers may stand, in order of preference: tag, boxed, stated, with commas between (default tag)",
+        help="in order of preference: tag, boxed, stated, whole; commas between (default tag)",
     )
     command.add_argument(
         "--tolerance", type=float, default=0.0, metavar="T", help="numbers this close, relative to gold, are right"

@@ -3,45 +3,37 @@ r"""Gold answers: as text, out of their wrapping, and of which kind.
 The kind of an answer is told, in this order, from:
 
 - choice: the question has options, or the answer is one capital letter from A to J;
-- yes_no: yes or no, in any case;
+- yes_no: yes or no, in any case; 是, 否, 不是, 对, 不对, 错;
 - box: four finite numbers "[x1, y1, x2, y2]" with x1 < x2 and y1 < y2;
 - boxes: a JSON list of such boxes, or of objects that each have one under "bbox_2d" or "bbox";
 - number: a decimal number, perhaps with a currency before it, and a percent sign, degree sign or unit after it;
-- expression: mathematics without words: an operation, a root, pi, LaTeX, a tuple, or a coefficient and its letter;
-- text: anything else, and ranges, ratios, times and dates, which look like a sum that nobody did.
+- expression: mathematics without words: an operation, a root, pi, LaTeX, a tuple, or a coefficient and its letter; a
+  range of numbers, 18-24, and a ratio of small ones, 1:2;
+- text: anything else, and times, dates, scores and telephone numbers, which look like a sum that nobody did.
 
-The kind "count" is never told, only declared: by its form a count is a number.
+The kinds "count", "json" and "moves" are never told, only declared.
 """
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TypeGuard, cast
+from typing import cast
 
-from sightline.data.choices import (
-    begins_with_letter,
-    checked_letters,
-    choices_in,
-    json_or_none,
-    written_letter,
-)
+from sightline.data.choices import begins_with_letter, checked_letters, choices_in, written_letter
 from sightline.data.content import checked_text, shown, type_name
+from sightline.data.gold_boxes import box_text, boxes_text, four_numbers, is_box, stated_value
 from sightline.data.mathematics import is_count, is_expression, is_number
 from sightline.data.rows import Columns, RowError
+from sightline.data.wrapping import answer_in, closing_answer, unwrap_gold
+from sightline.grading.choice import read_choices
+from sightline.grading.structured import is_bare_json, read_moves
 from sightline.types import AnswerKind
 
 GOLD_COLUMNS = ("answer", "ground_truth", "label")
 """Columns that hold golds where a format has another for worked responses."""
-_ANSWER_TAG = re.compile(r"</?answer>")
-_FENCE = re.compile(r"```[a-z]*\n(.*)\n[ \t]*```", re.DOTALL)
-_WRAPPING_SIGNS = ("$", "\\", "<")  # a text without any is bare
-_MATH_DELIMITERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
-_TEXT_COMMANDS = (r"\text", r"\textbf", r"\mathrm", r"\mathbf")
-_BOXED = r"\boxed{"
-_BOX_KEYS = ("bbox_2d", "bbox")
+_YES_OR_NO = frozenset({"yes", "no", "是", "否", "不是", "对", "不对", "错"})
 _MIN_CERTAIN_CHOICES = 3  # as many options, in order, are no accident of the wording
 
 
@@ -97,11 +89,12 @@ def read_gold(
     choices: tuple[str, ...] = (),
     question: str = "",
 ) -> Gold:
-    """The gold answers of a column: text, a number, a list of either, a box or a list of boxes.
+    """The gold answers of a column: text, a number, a list of either, a box or a list of boxes, JSON or moves.
 
     `kind` is what recipe or row declares. Unless it says otherwise, a list of exactly four numbers is one box, and with
     `choices` the answers become letters; without, the options that `question` names are taken if the answers are
-    letters. Raises RowError, also for a letter beyond the options.
+    letters. A list or an object is one gold of the kind "json", and a list of single moves one of the kind "moves"; of
+    several such golds each is a text, or a list of moves. Raises RowError, also for a letter beyond the options.
     """
     if _is_blank(value):
         return Gold(answers=(), choices=choices)
@@ -125,48 +118,17 @@ def read_worked(
 ) -> Gold:
     r"""As `read_gold`, from a column that may hold a worked response: reasoning that ends in its answer.
 
-    The answer is the last complete `<answer>...</answer>`, or else the last `\boxed{}` within other text; the response
-    becomes the solution. A column with neither is the bare answer.
+    The answer is the last complete `<answer>...</answer>`, or else the last `\boxed{}` within other text; unless it is
+    declared to be text or JSON, also what follows GSM8K's `####` on the last line, or "the answer is" in the last
+    sentence. The response becomes the solution. A column with none of these is the bare answer.
     """
     answer = answer_in(value, column) if isinstance(value, str) else None
+    if answer is None and isinstance(value, str) and kind not in ("text", "json"):
+        answer = closing_answer(value)
     if answer is None:
         return read_gold(value, column, kind=kind, choices=choices, question=question)
     gold = read_gold(answer, column, kind=kind, choices=choices, question=question)
     return Gold(answers=gold.answers, choices=gold.choices, solution=checked_text(str(value), column))
-
-
-def answer_in(response: str, name: str) -> str | None:
-    r"""The answer that a worked response ends in, unwrapped; None if the text is no more than an answer.
-
-    Raises RowError if the answer was begun but not closed, as in a truncated response. Takes linear time.
-    """
-    if _ANSWER_TAG.search(response):
-        answer = _last_answer(response)
-        if answer is None:
-            raise RowError("missing_answer", f"{name} has no complete <answer>...</answer>; close its answer tag")
-        return unwrap_gold(answer)
-    start = response.rfind(_BOXED)
-    if start < 0 or unwrap_gold(response) != response:
-        return None
-    end = _closing_brace(response, start + len(_BOXED))
-    if end is None:
-        raise RowError("missing_answer", f"{name} ends within its {_BOXED}...}}; complete it")
-    return unwrap_gold(response[start : end + 1])
-
-
-def unwrap_gold(text: str) -> str:
-    r"""The bare answer within answer tags, dollar signs, `\boxed{}` and `\text{}`; a text without these as it is.
-
-    Of several `<answer>...</answer>` it is the last; the other wrappings must enclose the whole text, and are taken off
-    in this order, once each, dollar signs also within a box. Takes linear time.
-    """
-    if not any(sign in text for sign in _WRAPPING_SIGNS):
-        return text
-    tagged = _last_answer(text)
-    whole = (text if tagged is None else tagged).strip()
-    bare = _without_command(_without_math(whole), ("\\boxed",))
-    bare = _without_command(_without_math(bare), _TEXT_COMMANDS)
-    return text if bare == text.strip() else bare
 
 
 def answer_kind_of(answers: Sequence[str], choices: Sequence[str]) -> AnswerKind:
@@ -187,52 +149,12 @@ def check_answers(answers: Sequence[str], kind: AnswerKind, choices: Sequence[st
             box_text(answer)
         elif kind == "boxes":
             boxes_text(answer)
-        elif kind == "choice" and not _is_letter(answer, choices):
+        elif kind == "choice" and not (_is_letter(answer, choices) or read_choices(answer, choices)):
             what = f"the letter of none of {len(choices)} options" if choices else "no letter; give its choices"
             raise RowError("wrong_choice", f"answer is {shown(answer)}, {what}")
         elif kind in _TESTS and not _TESTS[kind](answer):
             reason = f"answer is {shown(answer)}, no {kind}; correct it, or set another answer_kind"
             raise RowError("wrong_answer", reason)
-
-
-def is_box(value: object) -> bool:
-    """Whether a value is a box, as `box_text` takes it."""
-    numbers = _four_numbers(_stated(value))
-    return numbers is not None and numbers[0] < numbers[2] and numbers[1] < numbers[3]
-
-
-def box_text(value: object, name: str = "answer") -> str:
-    """A box in its normal form "[x1, y1, x2, y2]", the numbers as given.
-
-    From a list of four numbers, an object with the list under "bbox_2d" or "bbox", or either as JSON text. Raises
-    RowError if it is no such thing, and if it is empty or inverted.
-    """
-    stated = _stated(value)
-    numbers = _four_numbers(stated)
-    if numbers is None:
-        raise RowError("wrong_box", f"{name} is {shown(value)}; a box is four finite numbers [x1, y1, x2, y2]")
-    if not is_box(stated):
-        reason = f"{name} is {shown(numbers)}, which is empty or inverted; x1 < x2 and y1 < y2 must hold"
-        raise RowError("wrong_box", reason)
-    return json.dumps(numbers)
-
-
-def boxes_text(value: object, name: str = "answer") -> str:
-    """A list of boxes in its normal form: JSON on one line, each box bare or with its label as the row has it.
-
-    "None", with which VLM-R1 says that there is nothing to detect, is the empty list.
-    """
-    stated = _stated(value)
-    if isinstance(stated, str) and stated.strip().lower() == "none":
-        stated = []
-    if _four_numbers(stated) is not None:
-        stated = [stated]
-    if not isinstance(stated, list | tuple):
-        raise RowError("wrong_box", f"{name} is {shown(value)}; give a list of boxes [x1, y1, x2, y2]")
-    boxes = cast("Sequence[object]", stated)
-    for index, box in enumerate(boxes):
-        box_text(box, f"{name}[{index}]")
-    return json.dumps(boxes, ensure_ascii=False, default=repr)
 
 
 def _is_blank(value: object) -> bool:
@@ -242,12 +164,39 @@ def _is_blank(value: object) -> bool:
 def _texts(value: object, kind: AnswerKind | None, column: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple | Mapping):
         return (gold_text(value, column),)
-    if kind in (None, "box") and _four_numbers(value) is not None:
+    if kind == "json":
+        return _json_texts(value, column)
+    if kind == "moves" and not isinstance(value, Mapping):
+        return _moves_texts(value, column)
+    if kind in (None, "box") and four_numbers(value) is not None:
         return (box_text(value, column),)
-    is_list_of_boxes = _four_numbers(value) is not None or all(
+    is_list_of_boxes = four_numbers(value) is not None or all(
         isinstance(part, list | tuple | Mapping) for part in cast("Sequence[object]", value)
     )
     return (boxes_text(value, column),) if kind in (None, "boxes") and is_list_of_boxes else gold_texts(value, column)
+
+
+def _json_texts(value: object, column: str) -> tuple[str, ...]:
+    """A list or an object as one gold; texts that each state one are as many golds."""
+    if isinstance(value, list | tuple):
+        parts = cast("Sequence[object]", value)
+        texts = [part for part in parts if isinstance(part, str) and is_bare_json(part)]
+        if texts and len(texts) == len(parts):
+            return tuple(checked_text(text, column) for text in texts)
+    try:
+        return (checked_text(json.dumps(value, ensure_ascii=False, allow_nan=False), column),)
+    except (TypeError, ValueError) as error:
+        raise RowError("wrong_answer", f"{column} is {shown(value)}, which JSON can't tell ({error})") from error
+
+
+def _moves_texts(value: Sequence[object], column: str) -> tuple[str, ...]:
+    """A list of single moves is one gold; lists of moves, and texts of several, are one gold each."""
+    texts = [
+        ", ".join(gold_texts(part, column)) if isinstance(part, list | tuple) else gold_text(part, column)
+        for part in value
+    ]
+    is_one_sequence = all(isinstance(part, str) and len(read_moves(part) or ()) == 1 for part in value)
+    return (", ".join(texts),) if is_one_sequence else tuple(texts)
 
 
 def _as_letters(
@@ -283,7 +232,7 @@ def _kind_of(answer: str, choices: Sequence[str]) -> AnswerKind:
     if _is_yes_or_no(text):
         return "yes_no"
     if text.startswith(("[", "{", "```")):
-        stated = _stated(text)
+        stated = stated_value(text)
         if is_box(stated):
             return "box"
         if isinstance(stated, list) and stated and all(map(is_box, cast("list[object]", stated))):
@@ -299,89 +248,7 @@ def _is_letter(answer: str, choices: Sequence[str]) -> bool:
 
 
 def _is_yes_or_no(answer: str) -> bool:
-    return answer.strip().casefold().removesuffix(".") in ("yes", "no")
-
-
-def _stated(value: object) -> object:
-    """What a text says as JSON, perhaps within a code fence; a text that is no JSON list or object as it is."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text.startswith("```") and (fenced := _FENCE.fullmatch(text)):
-        text = fenced[1]
-    known = json_or_none(text) if text.startswith(("[", "{")) else None
-    return value if known is None else known
-
-
-def _four_numbers(value: object) -> list[int | float] | None:
-    """The four finite numbers of a box, whatever their order."""
-    if isinstance(value, Mapping):
-        mapping = cast("Mapping[str, object]", value)
-        return next((_four_numbers(mapping[key]) for key in _BOX_KEYS if mapping.get(key) is not None), None)
-    if not isinstance(value, list | tuple):
-        return None
-    numbers = cast("Sequence[object]", value)
-    return (
-        [number for number in numbers if _is_finite(number)]
-        if len(numbers) == 4 and all(map(_is_finite, numbers))
-        else None
-    )
-
-
-def _is_finite(value: object) -> TypeGuard[int | float]:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floats
-        return False
-
-
-def _last_answer(text: str) -> str | None:
-    """Content of the last `<answer>` that is closed before another opens."""
-    answer: str | None = None
-    start: int | None = None
-    for tag in _ANSWER_TAG.finditer(text):
-        if tag.group() == "<answer>":
-            start = tag.end()
-        elif start is not None:
-            answer, start = text[start : tag.start()].strip(), None
-    return answer
-
-
-def _without_math(text: str) -> str:
-    for opening, closing in _MATH_DELIMITERS:
-        inner = text[len(opening) : len(text) - len(closing)]
-        is_whole = text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening + closing)
-        bare_signs = inner.replace(r"\$", "")
-        if is_whole and not inner.endswith("\\") and opening not in bare_signs and "$" not in bare_signs:
-            return inner.strip()
-    return text
-
-
-def _without_command(text: str, commands: Sequence[str]) -> str:
-    for command in commands:
-        opening = f"{command}{{"
-        if text.startswith(opening) and _closing_brace(text, len(opening)) == len(text) - 1:
-            return text[len(opening) : -1].strip()
-    return text
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    """Index of the brace that closes the one opened before `start`; a brace after a backslash is only a sign."""
-    depth = 1
-    index = start
-    while index < len(text):
-        if text[index] == "\\":
-            index += 1
-        elif text[index] == "{":
-            depth += 1
-        elif text[index] == "}":
-            depth -= 1
-            if depth == 0:
-                return index
-        index += 1
-    return None
+    return answer.strip().casefold().rstrip(".。") in _YES_OR_NO
 
 
 _TESTS: Mapping[AnswerKind, Callable[[str], bool]] = {"number": is_number, "count": is_count, "yes_no": _is_yes_or_no}

@@ -7,6 +7,7 @@ from typing import cast
 
 from sightline.data.content import checked_text, shown, type_name
 from sightline.data.rows import Columns, RowError
+from sightline.grading.choice import read_choices
 
 CHOICE_COLUMNS = ("choices", "options")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -129,11 +130,11 @@ def begins_with_letter(answer: str) -> bool:
 
 
 def checked_letters(answers: Sequence[str], choices: Sequence[str], name: str) -> tuple[str, ...]:
-    """The letters that gold answers name. Raises RowError for an answer that is none of the options."""
+    """The letters that gold answers name, of one with several "A, C". Raises RowError for one that is no option."""
     letters: list[str] = []
     for answer in answers:
-        letter = letter_of(answer, choices)
-        if letter is None:
+        letter = letter_of(answer, choices) or ", ".join(sorted(read_choices(answer, choices)))
+        if not letter:
             last = _LETTERS[len(choices) - 1]
             raise RowError("wrong_choice", f"{name} is {shown(answer)}, none of the options A to {last}; correct it")
         letters.append(letter)

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
+from sightline.data.choices import json_or_none
 from sightline.data.content import shown
 from sightline.data.rows import RowError
 from sightline.grading.box_spaces import gold_in_pixels
+from sightline.grading.boxes import gold_boxes
 from sightline.grading.grader import Grader
 from sightline.grading.options import GradingConfig
 from sightline.types import AnswerKind, BoxSpace, ImageRef, Problem
@@ -34,10 +36,14 @@ def golds_in_pixels(
     Boxes that are converted leave what the row had as the column given_answers. Raises RowError for an unknown space,
     and if the picture's size is needed and not there.
     """
-    space = told or metadata.get(_BOX_SPACE, "pixels")
+    stated = metadata.get(_BOX_SPACE)
+    space = told or ("pixels" if stated is None else stated)
     if space not in _GOLD_SPACES:
         raise RowError("wrong_box", f"box_space is {shown(space)}; known are {', '.join(_GOLD_SPACES)}")
     image = _box_image(metadata, images)
+    if told is None and stated is None and _are_within_unit(answers):
+        reason = f"the box {shown(answers[0])} is within 0..1; say what it counts with box_space: unit, or pixels"
+        raise RowError("wrong_box", reason)
     if space == "pixels":
         return PixelGolds(answers=tuple(answers), metadata=metadata)
     if image is None:
@@ -48,16 +54,26 @@ def golds_in_pixels(
 
 
 def named_rewards(metadata: Mapping[str, object]) -> tuple[str, ...]:
-    """Labels of the reward components that the row's column `rewards` names: a text, or a list of texts.
+    """Labels of the reward components that the row's column `rewards` names: a list of texts, or one text.
 
-    () for anything else, such as the numbers that other programs keep in a column of this name.
+    The text is a label, several between commas, or a JSON list. () if there is no such column, or if it is blank or
+    has nothing but numbers, which other programs keep in a column of this name. Raises RowError for anything else.
     """
-    named = metadata.get(_REWARDS)
-    if isinstance(named, str):
-        return (named,) if named.strip() else ()
-    if not isinstance(named, list | tuple) or not all(isinstance(label, str) for label in cast("list[object]", named)):
+    stated = metadata.get(_REWARDS)
+    if stated is None or (isinstance(stated, str) and not stated.strip()):
         return ()
-    return tuple(cast("Sequence[str]", named))
+    named = stated
+    if isinstance(named, str):
+        is_listed = named.lstrip().startswith("[")
+        named = json_or_none(named) if is_listed else [label.strip() for label in named.split(",")]
+    parts = cast("Sequence[object]", named) if isinstance(named, list | tuple) else (named,)
+    if parts and all(isinstance(part, int | float) for part in parts):
+        return ()
+    labels = tuple(part.strip() for part in parts if isinstance(part, str) and part.strip())
+    if not labels or len(labels) < len(parts):
+        reason = f"rewards is {shown(stated)}; give labels of reward components, such as [accuracy], or leave it out"
+        raise RowError("wrong_type", reason)
+    return labels
 
 
 def unreadable_golds(problems: Sequence[Problem]) -> dict[int, str]:
@@ -83,11 +99,15 @@ def unreadable_golds(problems: Sequence[Problem]) -> dict[int, str]:
     return reasons
 
 
+def _are_within_unit(answers: Sequence[str]) -> bool:
+    """Whether there are boxes, and none has a corner beyond 1."""
+    boxes = [box for boxes in gold_boxes(tuple(answers)) for box in boxes]
+    return bool(boxes) and all(max(box.x1, box.y1, box.x2, box.y2) <= 1 for box in boxes)
+
+
 def _reason(answer: str, kind: AnswerKind, why: str) -> str:
-    return (
-        f"the gold answer {shown(answer)} can't be read as {kind} ({why}), so no answer could be graded; correct it, "
-        "set data.answer_kind to text, or skip such rows with on_bad_row: skip"
-    )
+    remedy = "correct it" if kind == "text" else "correct it, or set data.answer_kind to text"
+    return f"the gold answer {shown(answer)} {why}, so no answer could be graded; {remedy}"
 
 
 def _box_image(metadata: Mapping[str, object], images: Sequence[ImageRef]) -> ImageRef | None:

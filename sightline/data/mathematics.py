@@ -1,6 +1,7 @@
 r"""Whether an answer is a number or an expression, by its form alone; nothing is parsed or evaluated."""
 
 import re
+from decimal import Decimal
 
 _MAX_CHARS = 500  # longer texts are texts
 
@@ -25,6 +26,14 @@ _NUMBER = re.compile(rf"[+\-−]? ?[$€£¥]? ?[+\-−]?{_DECIMAL} ?{_UNIT}?\.?
 _TRAILING_UNIT = re.compile(rf"(?<=[0-9)}}\]π ]){_UNIT}$")
 
 _UNDONE_SUM = re.compile(r"[0-9.]+(?: ?[-−–—:] ?[0-9.]+)+|[0-9]+(?:/[0-9]+){2,}")
+_WHOLE = r"(?:0|[1-9][0-9]*)"
+_RANGE = re.compile(
+    rf"(?P<low>{_WHOLE}(?:\.[0-9]+)?)(?: ?[-−–—~至到] ?| to )(?P<high>{_WHOLE}(?:\.[0-9]+)?) ?{_UNIT}?\.?"
+)
+_PHONE = re.compile(r"[0-9]{3}[-−–—][0-9]{4}")
+_MONTH_AND_YEAR = re.compile(r"(?:[1-9]|1[0-2])[-−–—][12][0-9]{3}")
+_RATIO = re.compile(r"[1-9][0-9]{0,2}(?:\.[0-9]+)?(?: ?[:：∶] ?[1-9][0-9]{0,2}(?:\.[0-9]+)?){1,3}")
+_TIME = re.compile(r"[0-9]{1,2}(?: ?[:：∶] ?[0-9]{2}(?:\.[0-9]+)?)+")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{3,}|[^\W\d_a-zA-ZΑ-Ωα-ω]")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z*]+\}")
@@ -53,9 +62,11 @@ def is_count(text: str) -> bool:
 
 
 def is_expression(text: str) -> bool:
-    """Whether a text is mathematics without words, but neither a number nor a range, ratio, time or date."""
+    """Whether a text is mathematics without words, a range or a ratio, but neither a number nor a time or date."""
     if len(text) > _MAX_CHARS:
         return False
+    if is_range(text) or is_ratio(text):
+        return True
     plain = _plain(text)
     if _NUMBER.fullmatch(plain) or _UNDONE_SUM.fullmatch(plain):
         return False
@@ -64,6 +75,24 @@ def is_expression(text: str) -> bool:
     if any(not _FUNCTION.fullmatch(word) for word in _WORD.findall(without_commands)):
         return False
     return _MATHEMATICS.search(without_commands) is not None
+
+
+def is_range(text: str) -> bool:
+    """Whether a text is two numbers, the larger behind, between them a dash or a word: 18-24, 18 to 24, 18至24 cm.
+
+    Without leading zeros, and no telephone number, 555-1234, and no month of a year, 5-2024.
+    """
+    plain = " ".join(text.split())
+    found = _RANGE.fullmatch(plain)
+    if found is None or _PHONE.fullmatch(plain) or _MONTH_AND_YEAR.fullmatch(plain):
+        return False
+    return Decimal(found["low"]) < Decimal(found["high"])
+
+
+def is_ratio(text: str) -> bool:
+    """Whether a text is a ratio of numbers below 1000, 1:2 or 1:2:3; 3:10 and 10:30 may be times."""
+    plain = " ".join(text.split())
+    return _RATIO.fullmatch(plain) is not None and _TIME.fullmatch(plain) is None
 
 
 def _plain(text: str) -> str:

@@ -26,6 +26,8 @@ _BRACKET_OR_QUOTE = re.compile(r'[\[\]{}"]')
 _REST_OF_STRING = re.compile(r'(?:[^"\\\n]++|\\.)*+"')
 _TRAILING_COMMA = re.compile(r",\s*+([\]}])")
 _NOTHING = re.compile(r"(?:```\w*+)?+\s*+none\s*+\.?\s*+(?:```)?+", re.IGNORECASE)
+_CORNERS = ("x1", "y1", "x2", "y2")
+_BARE = re.compile(rf"{_number('x1')},{_number('y1')},{_number('x2')},{_number('y2')}")
 _OPENING = {"]": "[", "}": "{"}
 
 
@@ -55,14 +57,17 @@ class ParsedBox:
 def parse_boxes(text: str) -> tuple[ParsedBox, ...] | None:
     """All boxes that a text writes, in its order; None if it writes none, and () if it says that there are none.
 
-    A box is `[x1, y1, x2, y2]`, an object with such a list under "bbox_2d" or "bbox" and perhaps a "label", or
-    `(x1,y1),(x2,y2)`; there may be lists of them, code fences, words around and Qwen's and InternVL's box and
-    reference tokens. "None" and `[]` say that there are none. JSON that holds anything but boxes, a number that is not
-    finite or beyond 1e6, and more than 1,000 boxes are not read at all. Boxes that are empty or inverted are. Takes
-    linear time and never raises.
+    A box is `[x1, y1, x2, y2]`, an object with such a list under "bbox_2d" or "bbox", or with x1, y1, x2 and y2, and
+    perhaps a "label", or `(x1,y1),(x2,y2)`; there may be lists of them, code fences, words around and Qwen's and
+    InternVL's box and reference tokens. A text of nothing but one box may be bare, `x1, y1, x2, y2`. "None" and `[]`
+    say that there are none. JSON that holds anything but boxes, a number that is not finite or beyond 1e6, and more
+    than 1,000 boxes are not read at all. Boxes that are empty or inverted are. Takes linear time and never raises.
     """
     if _NOTHING.fullmatch(text.strip()):
         return ()
+    if bare := _BARE.fullmatch(text):
+        corners = [float(bare[name]) for name in _CORNERS]
+        return None if (box := _boxes_of(corners, None)) is None else tuple(box)
     ends = _bracket_ends(text)
     boxes: list[ParsedBox] = []
     says_anything = False
@@ -78,7 +83,7 @@ def parse_boxes(text: str) -> tuple[ParsedBox, ...] | None:
                 continue
             place, read = end, _boxes_of(value, label)
         elif match["x1"]:
-            read = _boxes_of([float(match[name]) for name in ("x1", "y1", "x2", "y2")], label)
+            read = _boxes_of([float(match[name]) for name in _CORNERS], label)
         else:
             label = (match["object"] or match["reference"] or "").strip() or None
             continue
@@ -135,6 +140,8 @@ def _boxes_of(value: object, label: str | None) -> list[ParsedBox] | None:
         if len(entry) < len(value.pairs) or ("bbox_2d" in entry and "bbox" in entry):  # two boxes, or two labels
             return None
         corners, own_label = entry.get("bbox_2d", entry.get("bbox")), entry.get("label")
+        if entry.keys() >= set(_CORNERS):
+            corners = [entry[name] for name in _CORNERS] if corners is None else None
         if isinstance(own_label, str):
             label = own_label.strip() or None
         return _boxes_of(cast("object", corners), label) if isinstance(corners, list) else None

@@ -27,10 +27,32 @@ _FURTHER_LETTER = re.compile(
 )
 
 
+_VOUCHED = re.compile(
+    r"([A-Z]) (?:is (?:the )?(?:correct|right)(?: (?:answer|option|choice|one))?|because (?P<why>.+))", re.DOTALL
+)
+_WORDS = re.compile(r"\w+")
+_CAPITAL = re.compile(r"(?<![A-Za-z])[A-Z](?![A-Za-z])")
+_SEVERAL = re.compile(r"(?:[(\[]?[A-Z][)\]]?(?: ?[,;/&、] ?(?:and )?| and |和| )?){2,26}")
+
+
 def grade_choice(answer: str, gold: str, choices: Sequence[str]) -> bool:
-    """Whether both name the same option; see `read_choice`."""
+    """Whether both name the same option, see `read_choice`, or the same set of several, see `read_choices`."""
+    if wanted := read_choices(gold, choices):
+        return wanted == read_choices(answer, choices)
     letter = read_choice(answer, choices)
     return letter is not None and letter == read_choice(gold, choices)
+
+
+def read_choices(text: str, choices: Sequence[str]) -> frozenset[str]:
+    """The letters of a text that is nothing but several distinct ones: "A, C", "(A) and (C)", "AC"; else empty."""
+    if len(text) > _MAX_CHARS or read_choice(text, choices) is not None:
+        return frozenset()
+    plain = plain_text(text)
+    short = plain_text(_LEAD.sub("", plain, count=1)) if _LEAD.match(plain) else plain
+    letters = re.findall("[A-Z]", short) if _SEVERAL.fullmatch(short) else []
+    known = _LETTERS[: len(choices) or _NUM_UNKNOWN_CHOICES]
+    is_set = len(letters) > 1 and len(set(letters)) == len(letters) and set(letters) <= set(known)
+    return frozenset(letters) if is_set else frozenset()
 
 
 def read_choice(text: str, choices: Sequence[str]) -> str | None:
@@ -54,11 +76,19 @@ def read_choice(text: str, choices: Sequence[str]) -> str | None:
     with_text = _WITH_TEXT.fullmatch(short)
     if with_text and (letter := _first_letter(with_text)) in letters:
         return letter if _may_stand_with(with_text[with_text.re.groups], letter, choices) else None
+    return _loose_letter(plain, short, letters, choices)
+
+
+def _loose_letter(plain: str, short: str, letters: str, choices: Sequence[str]) -> str | None:
+    """The letter of an option that is written with its text, vouched for or given a reason, or told by its value."""
     loose = _LOOSE_TEXT.fullmatch(short)
     if choices and loose and loose[1] in letters:
         choice, behind = choices[_LETTERS.index(loose[1])], loose[2]
         if _is_same(behind, choice) or (behind[0] + behind[-1] == "()" and _is_same(behind[1:-1], choice)):
             return loose[1]
+    vouched = _VOUCHED.fullmatch(short)
+    if vouched and vouched[1] in letters:
+        return vouched[1] if _names_no_option(vouched["why"] or "", choices) else None
     equal = [index for index, choice in enumerate(choices) if _is_equal(plain, choice)]
     return _LETTERS[equal[0]] if len(equal) == 1 else None
 
@@ -77,6 +107,17 @@ def _may_stand_with(text: str, letter: str, choices: Sequence[str]) -> bool:
     letters = _LETTERS[: len(choices) or _NUM_UNKNOWN_CHOICES]
     further = {_first_letter(match) for match in _FURTHER_LETTER.finditer(text)}
     return not further & set(letters) - {letter}
+
+
+def _names_no_option(why: str, choices: Sequence[str]) -> bool:
+    """Whether a reason has neither a letter in it nor the text of an option."""
+    said = _padded_words(why)
+    texts = [text for text in map(_padded_words, choices) if text.strip()]
+    return not _CAPITAL.search(why) and not any(text in said for text in texts)
+
+
+def _padded_words(text: str) -> str:
+    return " ".join(["", *_WORDS.findall(text.casefold()), ""])
 
 
 def _is_same(text: str, choice: str) -> bool:

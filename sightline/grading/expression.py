@@ -5,7 +5,7 @@ from itertools import accumulate
 
 from sightline.grading.numbers import TooLargeError
 from sightline.grading.plain import plain_text
-from sightline.grading.readings import Reading, equal_readings, read_answer
+from sightline.grading.readings import Item, Reading, equal_readings, read_answer
 
 _MAX_LENGTH = 2000  # characters of an answer that is mathematics
 _MAX_SYMBOLIC_LENGTH = 300  # and four times the gold's, of one with symbols
@@ -27,6 +27,7 @@ _HUGE = re.compile(
     r"\^\s*\{?\s*\(?\s*-?\s*\d{3,}|\^[^+*/=,()]{0,40}\^[^+*/=,()]{0,40}\^|\d{3,}\)*\s*!|!\s*\)*\s*!"
     r"|\\(?:binom|sum|prod|int|operatorname).{0,60}?\d{4,}"
 )
+_APPROXIMATELY = re.compile(r"[≈≐]|\\(?:approx|doteq)(?![A-Za-z])")
 _MAX_NESTING = 8  # brackets within brackets, more than the gold has, in an answer with symbols
 
 
@@ -39,17 +40,17 @@ def compare_quickly(answer: str, gold: str, *, relative_tolerance: float) -> boo
     if max(len(answer), len(gold)) > _MAX_LENGTH:
         return answer.strip() == gold.strip()
     answer, gold = plain_text(answer), plain_text(gold)
-    if not answer:
-        return False
     if answer == gold:
-        return True
-    golds = _readings(gold) or ()
-    answers = _readings(answer)
-    if answers is None or (not answers and _is_hopeless(answer, gold, golds)):
+        return bool(answer)
+    golds, answers = _readings(gold) or (), _readings(answer)
+    if not answer or answers is None or (not answers and _is_hopeless(answer, gold, golds)):
+        return False
+    if _is_vague(answer, gold, golds):
         return False
     if answers and golds:
         return _any_equal(answers, golds, relative_tolerance)
-    return None
+    # A worker would take the range 18-24 for -6.
+    return False if golds and (":" in gold or golds[0].kind in ("range", "ratio")) else None
 
 
 def is_readable_quickly(gold: str) -> bool:
@@ -72,6 +73,15 @@ def _any_equal(answers: tuple[Reading, ...], golds: tuple[Reading, ...], relativ
         )
     except TooLargeError:
         return False
+
+
+def _is_vague(answer: str, gold: str, golds: tuple[Reading, ...]) -> bool:
+    """Whether an answer says no more than what it is near to, ≈ 3, although the gold one is a number of few digits."""
+    if not _APPROXIMATELY.match(answer) or _APPROXIMATELY.match(gold):
+        return False
+    return all(
+        isinstance(item, Item) and item.quantity.value.is_finite_decimal for each in golds for item in each.items
+    )
 
 
 def _is_hopeless(answer: str, gold: str, golds: tuple[Reading, ...]) -> bool:

@@ -1,21 +1,23 @@
 """Whether an answer is right: by the kind of its question, against each accepted gold answer."""
 
+import re
 from collections.abc import Callable, Sequence
 
 from sightline.errors import DataError
 from sightline.grading.boxes import grade_box, grade_boxes, is_gold_box, is_gold_boxes, parse_boxes
-from sightline.grading.choice import grade_choice, read_choice
+from sightline.grading.choice import grade_choice, read_choice, read_choices
 from sightline.grading.expression import compare_quickly, is_readable_quickly
 from sightline.grading.options import GradingConfig
 from sightline.grading.plain import is_blank, plain_text
 from sightline.grading.spans import boxed_contents, final_part
 from sightline.grading.structured import grade_json, grade_moves, is_json, read_moves
 from sightline.grading.verdict import Question, Verdict
-from sightline.grading.words import grade_text, grade_yes_no, read_count, read_yes_no
+from sightline.grading.words import grade_text, grade_yes_no, read_count, read_yes_no, without_frame
 from sightline.types import AnswerKind
 
 _MIN_LIMIT_CHARS = 10_000  # an answer may be so long, or
 _LIMIT_BY_GOLD = 20  # so many times as long as the longest gold
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 _NO_GOLD = "the problem has no gold answer (answer_kind none), which accuracy needs; use other rewards"
 
 
@@ -50,7 +52,9 @@ def check_gold(gold: str, kind: AnswerKind, choices: Sequence[str]) -> bool | No
         return False
     if kind in ("number", "expression"):
         return is_readable_quickly(gold) or None
-    return read_choice(gold, choices) is not None if kind == "choice" else _CAN_READ[kind](gold)
+    if kind == "choice":
+        return read_choice(gold, choices) is not None or bool(read_choices(gold, choices))
+    return _CAN_READ[kind](gold)
 
 
 def _check_golds(question: Question) -> None:
@@ -93,7 +97,7 @@ def _is_right(answer: str, question: Question, options: GradingConfig) -> bool |
 def _matches(answer: str, gold: str, question: Question, options: GradingConfig) -> bool | None:
     match question.kind:
         case "count":
-            count = read_count(answer)
+            count = read_count(without_frame(answer))
             return count is not None and count == read_count(gold)
         case "choice":
             return grade_choice(answer, gold, question.choices)
@@ -104,7 +108,16 @@ def _matches(answer: str, gold: str, question: Question, options: GradingConfig)
         case "text":
             return grade_text(answer, gold)
         case _:
-            return compare_quickly(answer, gold, relative_tolerance=options.relative_tolerance)
+            return _is_value(answer, gold, question.kind, options)
+
+
+def _is_value(answer: str, gold: str, kind: AnswerKind, options: GradingConfig) -> bool | None:
+    """Whether the answer is the gold number or expression; a whole number may be written out: three, 3 (three)."""
+    if kind == "number":
+        answer = without_frame(answer)
+        if _WHOLE_NUMBER.fullmatch(gold.strip()) and read_count(answer) == int(gold):
+            return True
+    return compare_quickly(answer, gold, relative_tolerance=options.relative_tolerance)
 
 
 _CAN_READ: dict[AnswerKind, Callable[[str], bool]] = {

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from sightline.section import Section
 from sightline.types import BoxSpace
 
-AnswerPlace = Literal["tag", "boxed", "stated"]
+AnswerPlace = Literal["tag", "boxed", "stated", "whole"]
 
 
 class GradingConfig(Section):
@@ -16,7 +16,7 @@ class GradingConfig(Section):
 
     answer_from: tuple[AnswerPlace, ...] = Field(default=("tag",), min_length=1)
     """Where an answer may stand, in order of preference: `tag`, the last `<answer>...</answer>`; `boxed`, the last
-    `\\boxed{}`; `stated`, the last "the answer is ...". Never in the thinking."""
+    `\\boxed{}`; `stated`, the last "the answer is ..."; `whole`, all of the response. Never in the thinking."""
     relative_tolerance: float = Field(default=0.0, ge=0, lt=1)
     """Numbers this close to the gold one, relative to it, are right; 0: only equal ones are."""
     iou_threshold: float = Field(default=0.5, gt=0, le=1)

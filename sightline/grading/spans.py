@@ -23,7 +23,9 @@ _STATEMENT = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SENTENCE_END = re.compile(r"""\n|。|\.(?=\s|$|[*"'”’)）])""")
+_REASON = re.compile(r"[,，;]?[ \t](?:since|because)(?![A-Za-z])|[,，][ \t]?(?:as(?=[ \t])|因为|因為)", re.IGNORECASE)
 _MARKDOWN = " \t\r\n*_"
+_CLOSING_SIGNS = _MARKDOWN + "$\"'”’)）."
 _MARKDOWN_START = _MARKDOWN + "#"
 _PROSE = re.compile(r"(?<![\\A-Za-z])(?!(?:or|and)(?![a-z]))[A-Z]?[a-z]{2,}|[\u3400-\u9fff]|\n")
 _MATH_DELIMITER = re.compile(r"(?<!\\)\$|\\[()\[\]]")
@@ -48,8 +50,9 @@ def extract_answer(text: str, places: Sequence[AnswerPlace] = ("tag",)) -> str |
 
     - tag: content of the last well-formed `<answer>`, an opening tag and its closing tag with no other tag between;
     - boxed: content of the last complete `\boxed{}`, its braces balanced;
-    - stated: what follows the last "the answer is", "Answer:" or "答案是", to the end of its line or sentence; a period
-      within a number ends none. A statement without an answer is none.
+    - stated: what follows the last "the answer is", "Answer:" or "答案是", to the end of its line or sentence, or to
+      the reason behind it; a period within a number ends none. A statement without an answer is none;
+    - whole: all that follows the thinking, for responses that are nothing but their answer; None if that is blank.
 
     Nothing up to the last `</think>` counts, and nothing at all while a `<think>` is open: a response that opened two
     and closed one may still be thinking. A response without a think block may have an answer.
@@ -62,6 +65,18 @@ def extract_answer(text: str, places: Sequence[AnswerPlace] = ("tag",)) -> str |
         if answer is not None:
             return answer
     return None
+
+
+def closing_statement(text: str) -> str | None:
+    """The answer that a text ends by stating, "... So the answer is 12."; None if it states none, or goes on."""
+    ends = [match.end() for match in _STATEMENT.finditer(text)]
+    if not ends:
+        return None
+    statement = text[ends[-1] :].strip(_MARKDOWN)
+    end = _SENTENCE_END.search(statement)
+    if end is not None and statement[end.end() :].strip(_CLOSING_SIGNS):
+        return None
+    return _first_sentence(statement)
 
 
 def has_thinking(text: str) -> bool:
@@ -169,7 +184,13 @@ def _first_sentence(text: str) -> str | None:
     """The first sentence or line that is not blank, markdown's bold signs off; None for a blank text."""
     statement = text.lstrip(_MARKDOWN)
     end = _SENTENCE_END.search(statement)
-    return (statement[: end.start()] if end else statement).strip(_MARKDOWN) or None
+    sentence = statement[: end.start()] if end else statement
+    reason = _REASON.search(sentence, 1)
+    return (sentence[: reason.start()] if reason else sentence).strip(_MARKDOWN) or None
 
 
-_LATER_PLACES = {"boxed": _last_boxed, "stated": _last_stated}
+def _whole(text: str) -> str | None:
+    return text.strip() or None
+
+
+_LATER_PLACES = {"boxed": _last_boxed, "stated": _last_stated, "whole": _whole}

@@ -22,6 +22,13 @@ _DOUBT = re.compile(
     r"|^no(?![\w-]).*(?<![\w-])(?:yep|yeah|yup|yea)(?![\w-])|如果|除非|也许|可能|但|不确定",
     re.DOTALL,
 )
+_SHORT_SIDES = {"y": "yes", "n": "no"}  # as all of an answer
+_COLLOQUIAL = re.compile(r"(?:(?P<yes>yep|yeah|yup)|nope|nah)(?![\w'’-])")
+# In "yes, there is no cat" the second word takes nothing back.
+_DETERMINER = re.compile(
+    r"(?<![\w'’-])(?:there (?:is|are|was|were)|has|have|had|contains?|shows?|with) no"
+    r"(?= (?!(?:but|and|or|yes|no|idea|clue|answer)(?![a-z]))[a-z]{2})"
+)
 _CLAUSE_END = re.compile(r"[\s,，.。;；!！?？、:：/()（）]+")
 _CHINESE_BOTH = re.compile(r"是[或与和]?(?:还是)?(?:否|不是)|(?:否|不是)[或与和]?(?:还是)?是")
 
@@ -31,7 +38,14 @@ _NUMBER = re.compile(rf"[+-]?(?:{_INTEGER}(?:\.[0-9]+)?|\.[0-9]+)(?:e[+-]?[0-9]{
 _MAX_NUMBER_CHARS = 100  # longer ones compare as text
 
 _COUNT = re.compile(rf"(?:[a-z]{{1,3}} ?= ?)?\+?({_INTEGER})(?:\.0+)?(?![0-9.,])")
-_CHINESE_COUNT = re.compile(r"[零〇一二两三四五六七八九十]{1,3}")
+_CHINESE_COUNT = re.compile(r"[零〇一二两三四五六七八九十百]{1,6}")
+_CHINESE_HUNDREDS = re.compile(
+    r"([一二两三四五六七八九])百(?:[零〇]([一二三四五六七八九])|([一二三四五六七八九]?十[一二三四五六七八九]?))?"
+)
+_NONE = re.compile(r"none|no (?P<noun>.+)", re.DOTALL)
+_DOZEN = re.compile(r"(?:(?:a|one) )?dozen(?P<rest> .+)?", re.DOTALL)
+_FRAME = re.compile(r"(?:there (?:are|is)|it is|it['’]s) (?=\S)", re.IGNORECASE)
+_TWICE = re.compile(r"(?P<first>[^()]{1,40}?) ?\((?P<second>[^()]{1,40})\)(?P<rest> .*)?", re.DOTALL)
 _MAX_COUNT_CHARS = 100  # a longer text is no whole number with a noun
 
 _ENGLISH = {word: number for number, word in enumerate(SMALL_NUMBERS.split())} | {
@@ -55,18 +69,21 @@ def grade_yes_no(answer: str, gold: str) -> bool:
 
 
 def read_yes_no(text: str) -> YesOrNo | None:
-    """What a text says by its first word, yes, no, 是, 否 or 不是; None for another word, for both, and in doubt.
+    """What a text says by its first word, yes, no, 是, 否, 对, 错; None for another word, for both, and in doubt.
 
     In Latin letters each whole word says something, in Chinese each clause by its beginning, as 是 is in every text.
     """
     words = plain_text(text).casefold().lstrip(_OPENING_SIGNS)
+    words = _SHORT_SIDES.get(words, words)
+    if colloquial := _COLLOQUIAL.match(words):
+        words = ("yes" if colloquial["yes"] else "no") + words[colloquial.end() :]
     if _CHINESE_BOTH.search(words) or _DOUBT.search(words):
         return None
-    clauses = [side for side in map(_chinese_side, _CLAUSE_END.split(words)) if side is not None]
+    chinese = [_chinese_side(clause) for clause in _CLAUSE_END.split(words)]
     first = _LATIN_SIDE.match(words)
-    if first is None and _chinese_side(words) is None:
+    if first is None and chinese[0] is None:
         return None
-    sides = {*_LATIN_SIDE.findall(words), *clauses}
+    sides = {*_LATIN_SIDE.findall(_DETERMINER.sub(" ", words)), *filter(None, chinese)}
     if len(sides) > 1:
         return None
     return "yes" if "yes" in sides else "no"
@@ -87,19 +104,35 @@ def grade_text(answer: str, gold: str) -> bool:
 def read_count(text: str) -> int | None:
     """The whole number that a text is, perhaps with what is counted: "3", "3.0", "n = 3", "three cubes", "三个".
 
-    In digits, or to 99 in English and Chinese words. None if the text says anything else: another number, a fraction,
-    a sum, or an alternative.
+    In digits, or in words, English to 99 and Chinese to 999; also "none", "no cats", "a dozen" and "3 (three)". None
+    if the text says anything else: another number, a fraction, a sum, or an alternative.
     """
     plain = _SPACES.sub(" ", plain_text(text).casefold()).rstrip("。").strip()
     if not plain or len(plain) > _MAX_COUNT_CHARS:
         return None
+    if twice := _TWICE.fullmatch(plain):
+        number = _plain_count(twice["first"])
+        is_said_again = number is not None and number == _plain_count(twice["second"])
+        return number if is_said_again and _may_be_counted(twice["rest"] or "", number or 0) else None
+    return _plain_count(plain)
+
+
+def _plain_count(plain: str) -> int | None:
     if digits := _COUNT.match(plain):
-        rest = plain[digits.end() :]
         number = int(digits[1].replace(",", ""))
-        return number if _may_be_counted(rest, number) else None
+        return number if _may_be_counted(plain[digits.end() :], number) else None
     if digits := _CHINESE_COUNT.match(plain):
         rest = plain[digits.end() :]
-        return _CHINESE.get(digits.group()) if not rest or is_chinese_noun(rest.strip()) else None
+        return _chinese_number(digits.group()) if not rest or is_chinese_noun(rest.strip()) else None
+    return _count_in_words(plain)
+
+
+def _count_in_words(plain: str) -> int | None:
+    if none := _NONE.fullmatch(plain):
+        noun = none["noun"]
+        return 0 if noun is None or (is_noun_phrase(noun) and is_plural(noun)) else None
+    if dozen := _DOZEN.fullmatch(plain):
+        return 12 if _may_be_counted(dozen["rest"] or "", 12) else None
     words = plain.replace("-", " ").split(" ")
     for num_words in (2, 1):
         number = _ENGLISH.get(" ".join(words[:num_words]))
@@ -108,10 +141,23 @@ def read_count(text: str) -> int | None:
     return None
 
 
+def without_frame(text: str) -> str:
+    """An answer without the words of a plain sentence around it: "There are 3 apples." is "3 apples"."""
+    plain = plain_text(text)
+    return _FRAME.sub("", plain, count=1) if _FRAME.match(plain) else text
+
+
+def _chinese_number(text: str) -> int | None:
+    if found := _CHINESE_HUNDREDS.fullmatch(text):
+        hundreds, unit, tens = found.groups()
+        return 100 * _CHINESE[hundreds] + _CHINESE[unit or tens or "零"]
+    return _CHINESE.get(text)
+
+
 def _chinese_side(clause: str) -> YesOrNo | None:
-    if clause.startswith(("不是", "否")):
+    if clause.startswith(("不是", "否")) or clause in ("不对", "错", "错的", "错误", "不正确"):
         return "no"
-    return "yes" if clause.startswith("是") else None
+    return "yes" if clause.startswith("是") or clause in ("对", "对的", "正确") else None
 
 
 def _plain_key(text: str) -> str:

@@ -47,10 +47,12 @@ def column_paths(columns: Columns) -> Iterator[str]:
 def response_text(value: object) -> str | None:
     """A response as text: out of a list of one, a message, or a chat, whose last message it is; None: there is none.
 
-    Raises RowError if it is something else.
+    Of a message in parts it is the text in them. Raises RowError if it is something else.
     """
     if isinstance(value, list | tuple):
         parts = cast("Sequence[object]", value)
+        if parts and all(_is_mapping(part) and "type" in cast("Columns", part) for part in parts):
+            return _text_of_parts(cast("Sequence[Columns]", parts))
         if len(parts) > 1 and not all(map(_is_mapping, parts)):
             raise RowError("wrong_type", f"the response is a list of {len(parts)}; one row holds one response")
         return response_text(parts[-1]) if parts else None
@@ -61,6 +63,14 @@ def response_text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise RowError("wrong_type", f"the response is {value!r}; it must be text")
+
+
+def ends_with_reply(value: object) -> bool:
+    """Whether a value is a chat whose last message is the assistant's."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    last = cast("Sequence[object]", value)[-1]
+    return isinstance(last, Mapping) and cast("Columns", last).get("role") == "assistant"
 
 
 def question_text(columns: Columns) -> str:
@@ -94,6 +104,11 @@ def _holders(columns: Columns) -> Iterator[Columns]:
     for name in _HOLDERS:
         if _is_mapping(columns.get(name)):
             yield cast("Columns", columns[name])
+
+
+def _text_of_parts(parts: Sequence[Columns]) -> str | None:
+    texts = [text for part in parts if isinstance(text := part.get("text"), str)]
+    return "".join(texts) if texts else None
 
 
 def _is_mapping(value: object) -> bool:

@@ -18,14 +18,16 @@ from sightline.regrade.fields import (
     choices_at,
     column_paths,
     declared_kind,
+    ends_with_reply,
     first_given,
     question_text,
     response_text,
     value_at,
 )
-from sightline.regrade.frames import frame_of
+from sightline.regrade.frames import FrameError, frame_of
 from sightline.regrade.options import LogOptions
 
+_MESSAGES = "messages"
 _ROWS_KEY = "results"
 _MAX_LISTED_COLUMNS = 30
 _OUR_ROLLOUT = ("problem_id", "policy_version", "extracted_answer")  # columns that tell a row of our run directories
@@ -61,6 +63,7 @@ def read_log(path: Path, options: LogOptions) -> Log:
     answers: list[LoggedAnswer] = []
     gold_columns: dict[str, None] = {}
     response_columns: dict[str, None] = {}
+    choice_columns: dict[str, None] = {}
     columns: dict[str, None] = {}
     bad_row: BadRow | None = None
     for index, row in enumerate(_rows(path)):
@@ -71,9 +74,11 @@ def read_log(path: Path, options: LogOptions) -> Log:
         if len(columns) < _MAX_LISTED_COLUMNS:
             columns |= dict.fromkeys(column_paths(row.columns))
         gold = _path_of(row.columns, options.gold, GOLD_NAMES, is_nested=True)
-        response = _path_of(row.columns, options.response, RESPONSE_NAMES, is_nested=False)
+        response = _response_path(row.columns, options.response)
+        choices = None if options.choices is None else first_given(row.columns, (options.choices,))
         gold_columns |= {gold: None} if gold else {}
         response_columns |= {response: None} if response else {}
+        choice_columns |= {choices: None} if choices else {}
         answers.append(_answer_of(row.columns, index, gold=gold, response=response, options=options))
     if not answers:
         raise DataError(f"{path}: has no rows; a log needs rows with a response and a gold answer each")
@@ -83,6 +88,8 @@ def read_log(path: Path, options: LogOptions) -> Log:
     _require(
         response_columns, options.response, path, columns, what="response", option="--response", names=RESPONSE_NAMES
     )
+    if options.choices is not None:
+        _require(choice_columns, options.choices, path, columns, what="options", option="--choices", names=())
     return Log(path=path, answers=answers, gold_columns=tuple(gold_columns), response_columns=tuple(response_columns))
 
 
@@ -95,9 +102,16 @@ def _rows(path: Path) -> Iterator[Row | BadRow]:
         reader = READERS.get(path.suffix.lower())
         if reader is None:
             raise DataError(f"{path} has an unknown format; accepted are {', '.join(READERS)}")
-        yield from _rows_of_json(path) if path.suffix.lower() == ".json" else reader(path)
+        yield from _rows_of_json(path) if path.suffix.lower() == ".json" else map(_as_of_a_log, reader(path))
     except OSError as error:
         raise DataError(f"{path} can't be read ({error.strerror}); check its name and its permissions") from error
+
+
+def _as_of_a_log(row: Row | BadRow) -> Row | BadRow:
+    """A row with what a log needs in place of what data needs."""
+    if isinstance(row, Row) or row.reason_kind != "not_an_object":
+        return row
+    return replace(row, message=row.message.replace("problem and answer", "a response and a gold answer"))
 
 
 def _rows_of_json(path: Path) -> Iterator[Row | BadRow]:
@@ -127,6 +141,14 @@ def _listed_rows(path: Path, rows: Sequence[object]) -> Iterator[Row | BadRow]:
 
 def _path_of(columns: Columns, named: str | None, names: Sequence[str], *, is_nested: bool) -> str | None:
     return first_given(columns, (named,)) if named is not None else first_given(columns, names, is_nested=is_nested)
+
+
+def _response_path(columns: Columns, named: str | None) -> str | None:
+    """The column of the response; `messages` is one if the last of them is the assistant's."""
+    path = _path_of(columns, named, RESPONSE_NAMES, is_nested=False)
+    if path is None and named is None and ends_with_reply(columns.get(_MESSAGES)):
+        return _MESSAGES
+    return path
 
 
 def _require(
@@ -165,6 +187,8 @@ def _answer_of(
     answer = replace(answer, gold_text=value if isinstance(value, str) else json.dumps(value, default=str))
     try:
         question = _question_of(columns, gold, options)
+    except FrameError as error:
+        return replace(answer, reason=answer.reason or f"{error.code}: {error.reason}")
     except RowError as error:
         return replace(answer, reason=answer.reason or f"unreadable_gold: {error.reason}")
     if question is None:

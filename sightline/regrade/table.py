@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import cast
 
 from sightline.grading.detection import mean_average_precision
+from sightline.grading.options import AnswerPlace
 from sightline.metrics import bootstrap_interval, mean
 from sightline.regrade.log import Detections, GradedLog, GradedRow
 
@@ -53,11 +54,18 @@ def _head(graded: GradedLog) -> Iterator[str]:
     silent = sum(row.reason == "no_answer" for row in scored)
     if scored:
         yield _line("no answer", _share(silent, len(scored)), f"{silent:,} of {len(scored):,} scored, counted as wrong")
-    if scored and silent == len(scored) and graded.options.compat is None:
-        places = ", ".join(graded.options.grading.answer_from)
-        yield f"! no response has an answer at the place {places}; other places are given with --answer-from"
+    if 2 * silent > len(scored) and graded.options.compat is None:
+        yield from _hint(graded.options.grading.answer_from)
     if graded.options.compat is None:
         yield from _precisions([row.detections for row in scored if row.detections is not None])
+
+
+def _hint(places: Sequence[AnswerPlace]) -> Iterator[str]:
+    """Where else answers may stand, for a log in which most are missing."""
+    if places == ("tag",):
+        yield "! most responses have no <answer>; --answer-from tag,stated or tag,whole reads others"
+    elif "whole" not in places:
+        yield f"! most responses have no answer at the places {', '.join(places)}; --answer-from gives others"
 
 
 def _precisions(detections: Sequence[Detections]) -> Iterator[str]:

@@ -7,18 +7,17 @@ from hypothesis import strategies as st
 
 from sightline.data.answers import (
     Gold,
-    answer_in,
     answer_kind_of,
-    box_text,
-    boxes_text,
     check_answers,
     gold_text,
     gold_texts,
     read_gold,
     read_worked,
-    unwrap_gold,
 )
+from sightline.data.gold_boxes import box_text, boxes_text
 from sightline.data.rows import RowError
+from sightline.data.wrapping import answer_in, unwrap_gold
+from sightline.types import AnswerKind
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_an_answer_that_is_cut_off_is_told(response: str) -> None:
             "expression",
             ["[0, 1]", "x < 5", "3\\sqrt{2}", "(√{3}+1)小时", "\\begin{pmatrix} 1 \\end{pmatrix}", "π", "2y"],
         ),
-        ("text", ["red", "a red car", "K", "x", "18-24", "3:4", "12:30", "2020-01-05", "5 apples", "5/6/2020", "AB"]),
+        ("text", ["red", "a red car", "K", "x", "007-008", "3-2", "12:30", "2020-01-05", "5 apples", "5/6/2020", "AB"]),
         (
             "text",
             ["H2O", "2nd", "A+", "N/A", "and/or", "T-34", "1, 2, 3", "192.168.0.1", "[4, 3, 2]x", "猫", "", "true"],
@@ -311,3 +310,90 @@ def test_a_declared_kind_says_what_a_list_of_four_numbers_is() -> None:
     assert read_gold([3, 4, 5, 6], "answer", kind="boxes").answers == ("[[3, 4, 5, 6]]",)
     assert read_gold([3, 4, 5, 6], "answer", kind="box").answers == ("[3, 4, 5, 6]",)
     assert read_gold([10**400, 1, 2, 3], "answer").answers == ("1" + "0" * 400, "1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "answers"),
+    [
+        (["up", "down", "left"], "moves", ("up, down, left",)),
+        (["up"], "moves", ("up",)),
+        ([["up", "down"], ["down", "up"]], "moves", ("up, down", "down, up")),
+        (["up, down", "down, up"], "moves", ("up, down", "down, up")),
+        (["LU", "UL"], "moves", ("LU", "UL")),
+        ([1, 2], "json", ("[1, 2]",)),
+        ([1, 2, 3, 4], "json", ("[1, 2, 3, 4]",)),
+        ({"a": [1, "é"]}, "json", ('{"a": [1, "é"]}',)),
+        (["a", "b"], "json", ('["a", "b"]',)),
+        (['{"a": 1}', '{"a": 2}'], "json", ('{"a": 1}', '{"a": 2}')),
+        ('{"a": 1}', "json", ('{"a": 1}',)),
+    ],
+)
+def test_a_list_of_moves_or_json_is_one_gold(value: object, kind: AnswerKind, answers: tuple[str, ...]) -> None:
+    assert read_gold(value, "answer", kind=kind).answers == answers
+
+
+def test_a_gold_that_json_can_not_tell_is_an_error() -> None:
+    with pytest.raises(RowError, match=r"answer is .*, which JSON can't tell"):
+        read_gold([float("nan")], "answer", kind="json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts"),
+    [
+        ("expression", ["18-24", "18–24", "18 to 24", "0.5~1.5", "18-24 cm", "18至24岁", "1:2", "2:4", "1 : 2 : 3"]),
+        ("text", ["24-18", "3-2", "2024-01-02", "2024-05", "5-2024", "555-1234", "01-02", "1-2-3"]),
+        ("text", ["10:30", "3:10", "1:20:30", "0:1", "2:0", "1000:1", "1:2:3:4:5"]),
+        ("yes_no", ["是", "否", "不是", "对", "错", "是。", "不对"]),
+        ("text", ["是的吗", "对错", "对角线"]),
+    ],
+)  # fmt: skip
+def test_ranges_ratios_and_chinese_words_are_told_apart_from_texts(kind: str, texts: list[str]) -> None:
+    assert {text: answer_kind_of([text], ()) for text in texts} == dict.fromkeys(texts, kind)
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("Five and seven.\n#### 12", "12"),
+        ("Five and seven.\n#### 1,200\n", "1,200"),
+        ("#### 12", "12"),
+        ("Five and seven make 12. So the answer is 12", "12"),
+        ("Five and seven make 12. The answer is $12$.", "12"),
+        ("Five and seven make 12.\n\n**Answer: 12**", "12"),
+        ("The answer is not 3. So the answer is 12.", "12"),
+        ("因此选 B。答案是 12。", "12"),
+    ],
+)
+def test_a_solution_without_tags_gives_the_answer_that_it_ends_in(solution: str, answer: str) -> None:
+    assert read_worked(solution, "solution") == Gold(answers=(answer,), solution=solution)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["12", "#### Step 1\nFive and seven", "The answer is 12. But who knows?", "The answer is", "a cat", "####12"],
+)
+def test_a_text_that_goes_on_or_states_nothing_is_its_own_answer(text: str) -> None:
+    assert read_worked(text, "solution") == Gold(answers=(text,))
+
+
+@pytest.mark.parametrize("kind", ["text", "json"])
+def test_a_gold_declared_as_text_or_json_is_not_searched_for_a_statement(kind: AnswerKind) -> None:
+    assert read_worked("We win. The answer is 12.", "solution", kind=kind).answers == ("We win. The answer is 12.",)
+
+
+@pytest.mark.parametrize("gold", ["A, C", "C, A", "AC", "A and C"])
+def test_several_letters_are_one_gold_where_choices_are_given(gold: str) -> None:
+    read = read_gold(gold, "answer", choices=("red", "blue", "green"))
+    assert read.answers == ("A, C",)
+    check_answers(read.answers, answer_kind_of(read.answers, read.choices), read.choices)
+
+
+def test_several_letters_without_choices_are_a_choice_only_if_declared() -> None:
+    assert answer_kind_of(["A, C"], ()) == "text"
+    check_answers(["A, C"], "choice", ())
+    with pytest.raises(RowError, match="none of the options A to B"):
+        read_gold("A, C", "answer", choices=("red", "blue"))
+
+
+def test_a_box_by_its_corners_has_the_normal_form() -> None:
+    assert box_text({"x1": 1, "y1": 2, "x2": 3, "y2": 4}) == "[1, 2, 3, 4]"

@@ -78,7 +78,8 @@ def test_boxes_are_read_as_models_write_them(text: str, boxes: list[ParsedBox]) 
         "",
         "12 cm",
         "there are none in the picture",
-        "1, 2, 3, 4",
+        "the box 1, 2, 3, 4",
+        "1 2 3 4",
         "[1, 2, 3]",
         "[1, 2, 3, 4, 5]",
         "[[1, 2], [3, 4]]",
@@ -208,7 +209,8 @@ def _right(answer: str, *golds: str, threshold: float = 0.5, frame: BoxFrame | N
         ("[0, 0, 0, 0]", False),
         ("none", False),
         ("[]", False),
-        ("0, 0, 10, 10", False),
+        ("0, 0, 10, 10", True),
+        ("0, 0, 10, 10, 5", False),
     ],
 )
 def test_one_box_is_right_from_the_threshold_on(answer: str, expected: bool) -> None:

@@ -165,3 +165,46 @@ def test_a_letter_in_chinese_words_or_before_its_option_in_brackets_is_that_lett
 @pytest.mark.parametrize("answer", ["B: dog", "B (dog)", "B项和A项", "不选B", "不是B", "选B或C", "B (or C)"])
 def test_a_letter_with_another_option_or_a_negation_is_none(answer: str) -> None:
     assert read_choice(answer, ("dog", "cat", "mouse")) is None
+
+
+COLORS = ("red", "blue", "green")
+
+
+@pytest.mark.parametrize(
+    "answer", ["B is correct", "B is the correct answer.", "B is right", "B because it is the colour of the sky"]
+)
+def test_a_letter_that_is_vouched_for_or_given_a_reason_is_that_letter(answer: str) -> None:
+    assert read_choice(answer, COLORS) == read_choice(answer, ()) == "B"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "B is not correct",
+        "B is correct, or C",
+        "B because A is not",
+        "B because red is wrong",
+        "B because",
+        "K is right",
+    ],
+)
+def test_a_letter_whose_reason_names_an_option_is_none(answer: str) -> None:
+    assert read_choice(answer, COLORS) is None
+
+
+@pytest.mark.parametrize(
+    "answer", ["A, C", "C, A", "AC", "CA", "A C", "A and C", "(A) and (C)", "A、C", "Answer: A, C"]
+)
+def test_several_letters_are_right_for_a_gold_of_the_same_letters(answer: str) -> None:
+    assert grade_choice(answer, "A, C", COLORS)
+    assert grade_choice(answer, "AC", ())
+
+
+@pytest.mark.parametrize("answer", ["A", "A, B, C", "A, C, C", "A, D", "A or C", "B", "not A, C", "A, C, blue", ""])
+def test_other_letters_are_wrong_for_a_gold_of_several(answer: str) -> None:
+    assert not grade_choice(answer, "A, C", COLORS)
+
+
+def test_several_letters_are_wrong_for_a_gold_of_one() -> None:
+    assert not grade_choice("A, C", "A", COLORS)
+    assert grade_choice("AC", "B", ("DC", "AC"))  # the option's own text

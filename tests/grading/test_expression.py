@@ -322,6 +322,7 @@ def test_units_that_say_something_else_are_wrong(answer: str, gold: str) -> None
 
 RANGES_AND_LISTS_RIGHT = [
     ("18–24", "18-24"),
+    ("2/3 ≈ 0.667", "2/3"),
     ("18 to 24", "18-24"),
     ("18-24岁", "18-24"),
     ("3, 4", "4, 3"),

@@ -191,7 +191,7 @@ def test_a_gold_that_answers_can_be_graded_against_is_accepted(kind: AnswerKind)
         ("", "text", ()),
         ("2.5", "count", ()),
         ("D", "choice", CHOICES),
-        ("AC", "choice", ()),
+        ("AK", "choice", ()),
         ("perhaps", "yes_no", ()),
         ("[10, 10, 0, 0]", "box", ()),
         ("[[0, 0, 1, 1], [0, 0, 2, 2]]", "box", ()),
@@ -271,3 +271,49 @@ def test_grading_needs_no_heavy_library() -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "answer"),
+    [
+        ("number", "3", "three"),
+        ("number", "12", "twelve"),
+        ("number", "3", "3 (three)"),
+        ("number", "3", "three (3)"),
+        ("number", "3", "There are 3 apples."),
+        ("number", "2.5", "It is 2.5 cm."),
+        ("count", "3", "There are three cats."),
+        ("yes_no", "yes", "Yep"),
+        ("box", "[10, 20, 30, 40]", "10,20,30,40"),
+        ("box", "[10, 20, 30, 40]", '{"x1": 10, "y1": 20, "x2": 30, "y2": 40}'),
+        ("boxes", "[[10, 20, 30, 40]]", '[{"x1": 10, "y1": 20, "x2": 30, "y2": 40}]'),
+    ],
+)
+def test_an_answer_that_a_fair_teacher_accepts_is_correct(kind: AnswerKind, gold: str, answer: str) -> None:
+    assert outcome(answer, kind, gold) == "correct"
+
+
+@pytest.mark.parametrize(
+    ("kind", "gold", "answer"),
+    [
+        ("number", "3", "3 (four)"),
+        ("number", "3", "three or four"),
+        ("number", "3", "There are 3 apples and 2 pears."),
+        ("number", "3", "about 3"),
+        ("number", "3", "≈3"),
+        ("number", "3", r"$\approx 3$"),
+        ("number", "3.14", "approximately 3.14"),
+        ("number", "2.5", "two"),
+        ("box", "[10, 20, 30, 40]", '{"x1": 10, "y1": 20, "x2": 30, "y2": 40, "bbox": [1, 2, 3, 4]}'),
+        ("box", "[10, 20, 30, 40]", '[{"x1": 10, "y1": 20, "x2": 30, "y2": 40}, [1, 2, 3, 4]]'),
+    ],
+)
+def test_an_answer_that_is_vague_or_says_more_is_wrong(kind: AnswerKind, gold: str, answer: str) -> None:
+    assert outcome(answer, kind, gold) == "wrong"
+
+
+@pytest.mark.parametrize("answer", ["10,20,30,40,50", "10,20,30", "10,20,30,40 and 1,2,3,4"])
+def test_other_bare_numbers_are_no_box(answer: str) -> None:
+    given = verdict(answer, "box", "[10, 20, 30, 40]")
+    assert given is not None
+    assert given.reason == "no_box"

@@ -15,9 +15,9 @@ from sightline.regrade.options import LogOptions
 FILE = Path(__file__).parents[1] / "golden" / "grader_cases.jsonl"
 CASES: list[dict[str, Any]] = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
 UNDECIDED_BY_THEM = {
-    "pm006": "wrong",
+    "pm006": "correct",
     "pm026": "wrong",
-}  # "three" is 3 for a count, not for a number; 3.4641 is not 2√3
+}  # "three" is 3; 3.4641 is not 2√3
 
 
 @pytest.fixture(scope="module")

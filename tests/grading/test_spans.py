@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sightline.grading.spans import boxed_contents, count_thinking_words, extract_answer, final_part, has_thinking
+from sightline.grading.spans import (
+    boxed_contents,
+    closing_statement,
+    count_thinking_words,
+    extract_answer,
+    final_part,
+    has_thinking,
+)
 
 # Tags, their fragments and plain text in any order: where hand-written parsers go wrong.
 tag_soup = st.lists(
@@ -157,6 +164,11 @@ def test_a_text_without_a_complete_box_after_the_thinking_has_no_boxed_answer(te
         ("答案是 3。因为", "3"),
         ("最终答案：3.14", "3.14"),
         ("答案选B", "选B"),
+        ("The answer is 7, since 3+4=7.", "7"),
+        ("The answer is 7 because 3+4=7", "7"),
+        ("The answer is 7, as 3+4=7", "7"),
+        ("The answer is as wide as 7", "as wide as 7"),
+        ("答案是 7，因为 3+4=7", "7"),
         ("Answer: 3\nAnswer: 4", "4"),
         ("<think>The answer is 1</think>The answer is 2", "2"),
         ("The answer is <answer>4</answer>", "4"),
@@ -194,6 +206,30 @@ def test_a_text_that_states_nothing_after_the_thinking_has_no_stated_answer(text
 )
 def test_the_first_place_that_has_an_answer_wins(text: str, answer: str | None) -> None:
     assert extract_answer(text, ("tag", "boxed", "stated")) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("B", "B"),
+        (" 3 cm \n", "3 cm"),
+        ("<think>Is it 4?</think>\n3", "3"),
+        ("<think>Is it 4?", None),
+        ("<think>Is it 4?</think> ", None),
+        ("<think><think>a</think>3", None),
+        ("<think>4</think>5 <answer>3</answer>", "3"),
+    ],
+)
+def test_the_whole_response_after_its_thinking_may_be_the_answer(text: str, answer: str | None) -> None:
+    assert extract_answer(text, ("tag", "whole")) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("One. The answer is 3.", "3"), ("Answer: **3.5**", "3.5"), ("The answer is 3. Or 4.", None), ("3", None)],
+)
+def test_a_closing_statement_is_the_last_of_a_text(text: str, answer: str | None) -> None:
+    assert closing_statement(text) == answer
 
 
 def test_only_declared_places_count() -> None:

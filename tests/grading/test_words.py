@@ -128,6 +128,16 @@ def test_other_texts_differ(answer: str, gold: str) -> None:
         ("二十", 20),
         ("九十九", 99),
         ("三个", 3),
+        ("none", 0),
+        ("No cats.", 0),
+        ("a dozen", 12),
+        ("A dozen eggs", 12),
+        ("3 (three)", 3),
+        ("three (3) cubes", 3),
+        ("一百", 100),
+        ("一百二十", 120),
+        ("两百零五个", 205),
+        ("九百九十九", 999),
         ("两只猫", 2),
         ("3 个", 3),
     ],
@@ -219,4 +229,45 @@ def test_a_word_that_is_doubted_or_taken_back_says_nothing(text: str) -> None:
     [("yes, it is", "yes"), ("Yes, the dog is brown", "yes"), ("No, that is wrong", "no"), ("No, it isn't", "no")],
 )
 def test_a_reason_behind_the_word_takes_nothing_back(text: str, side: str) -> None:
+    assert read_yes_no(text) == side
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["no", "no idea", "none or two", "no cats but dogs", "dozen or so", "dozens", "3 (four)", "一百二", "百"],
+)
+def test_words_that_are_near_a_whole_number_are_none(text: str) -> None:
+    assert read_count(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "side"),
+    [
+        ("Y", "yes"),
+        ("n.", "no"),
+        ("Yep", "yes"),
+        ("Yeah, it is red", "yes"),
+        ("Nope.", "no"),
+        ("Yes, there is no cat", "yes"),
+        ("Yes, the table has no legs.", "yes"),
+        ("对", "yes"),
+        ("对的。", "yes"),
+        ("错", "no"),
+        ("不对，它红色", "no"),
+        ("对，它是红色", "yes"),
+        ("yes, no", None),
+        ("yes and no", None),
+        ("yes, there is no", None),
+        ("yes, it has no but", None),
+        ("Yep, nope", None),
+        ("Y or N", None),
+        ("yellow", None),
+        ("对错", None),
+        ("对，错", None),
+        ("对于这张图", None),
+    ],
+)
+def test_colloquial_and_short_words_say_yes_or_no_and_no_before_a_noun_says_nothing(
+    text: str, side: str | None
+) -> None:
     assert read_yes_no(text) == side

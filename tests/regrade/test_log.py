@@ -137,10 +137,58 @@ def test_answers_to_one_problem_count_as_one_in_the_interval(tmp_path: Path) -> 
     assert "95 % interval 50.00 to 50.00" in table(graded(tmp_path, *rows))
 
 
-def test_the_table_points_to_other_places_if_no_response_has_an_answer(tmp_path: Path) -> None:
-    silent = table(graded(tmp_path, {"gold": "3", "response": "It is 3."}))
-    assert "! no response has an answer at the place tag; other places are given with --answer-from" in silent
-    assert "--answer-from" not in table(graded(tmp_path, {"gold": "4", "response": THREE}))
+def test_the_table_points_to_other_places_if_most_responses_have_no_answer(tmp_path: Path) -> None:
+    bare, tagged = {"gold": "3", "response": "3"}, {"gold": "4", "response": THREE}
+    silent = table(graded(tmp_path, bare, bare, tagged))
+    assert "! most responses have no <answer>; --answer-from tag,stated or tag,whole reads others" in silent
+    assert "--answer-from" not in table(graded(tmp_path, bare, tagged))
+    stated = LogOptions(grading=GradingConfig(answer_from=("tag", "stated")))
+    lines = table(graded(tmp_path, bare, options=stated))
+    assert "! most responses have no answer at the places tag, stated; --answer-from gives others" in lines
+
+
+def test_bare_answers_are_graded_whole(tmp_path: Path) -> None:
+    rows = [{"gold": "B", "response": "B"}, {"gold": "3", "response": "3 or 4"}, {"gold": "3", "response": THREE}]
+    whole = LogOptions(grading=GradingConfig(answer_from=("tag", "whole")))
+    assert outcomes(graded(tmp_path, *rows, options=whole)) == ["correct", "wrong", "correct"]
+
+
+def test_a_list_of_moves_is_one_gold(tmp_path: Path) -> None:
+    gold = {"gold": ["up", "down", "left"], "kind": "moves"}
+    rows = [{**gold, "response": answered("down")}, {**gold, "response": answered("up, down, left")}]
+    assert outcomes(graded(tmp_path, *rows)) == ["wrong", "correct"]
+
+
+def test_a_list_or_an_object_is_one_gold_of_kind_json(tmp_path: Path) -> None:
+    rows = [
+        {"gold": [1, 2], "kind": "json", "response": answered("[1, 2]")},
+        {"gold": [1, 2], "kind": "json", "response": answered("1")},
+        {"gold": {"a": 1}, "kind": "json", "response": answered('{"a": 1.0}')},
+    ]
+    assert outcomes(graded(tmp_path, *rows)) == ["correct", "wrong", "correct"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "outcome"),
+    [
+        ("18-24", "18 to 24", "correct"),
+        ("18-24", "-6", "wrong"),
+        ("18-24", r"\sin(270°) \cdot 6", "wrong"),
+        ("2:4", "1:2", "correct"),
+        ("1:2", "2:1", "wrong"),
+        ("1:2:3", "2:4:6", "correct"),
+        ("10:30", "10:30", "correct"),
+        ("10:30", "1:3", "wrong"),
+        ("对", "是", "correct"),
+        ("错", "对", "wrong"),
+        ("是", "是的，它是红色的。", "correct"),
+        ("否", "对错", "wrong"),
+    ],
+)
+def test_ranges_ratios_and_chinese_words_are_compared_by_their_meaning(
+    tmp_path: Path, gold: str, answer: str, outcome: str
+) -> None:
+    assert outcomes(graded(tmp_path, {"gold": gold, "response": answered(answer)})) == [outcome]
 
 
 def test_a_log_without_a_scored_row_has_no_accuracy(tmp_path: Path) -> None:

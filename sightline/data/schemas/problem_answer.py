@@ -1,13 +1,13 @@
 """Simple rows: `problem`, `answer` and pictures; also EasyR1's and, with mapped columns, MMK12's and many others.
 
-`<image>` in the problem tells where a picture stands. `answer` is the gold answer, or a list of golds each of which is
-right. Options are in `choices` or `options`, and then shown below the problem, or
+`<image>` in the problem tells where a picture stands. `answer` is the gold answer, a worked solution that ends in it,
+or a list of golds each of which is right. Options are in `choices` or `options`, and then shown below the problem, or
 written in the problem.
 """
 
 from typing import cast, get_args
 
-from sightline.data.answers import read_gold
+from sightline.data.answers import read_gold, read_worked
 from sightline.data.choices import choices_of, told_choice_columns
 from sightline.data.content import (
     identifier_of,
@@ -36,16 +36,21 @@ def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
     kind = kind or declared_kind(columns)
     choices = choices_of(columns)
     turns = question_turns(columns, "problem", choices)
-    gold = read_gold(columns.get("answer"), "answer", kind=kind, choices=choices, question=text_of(turns[-1]))
+    answer = columns.get("answer")
+    is_wrapped = isinstance(answer, str) and answer.lstrip().startswith("<answer>")  # a bare answer, no solution
+    read = read_gold if is_wrapped else read_worked
+    gold = read(answer, "answer", kind=kind, choices=choices, question=text_of(turns[-1]))
+    solution = text_column(columns, "solution")
+    worked = {"answer": gold.solution} if solution and gold.solution else {}
     return Draft(
         turns=turns,
         answers=gold.answers,
         answer_kind=kind,
         choices=gold.choices,
-        solution=text_column(columns, "solution"),
+        solution=solution or gold.solution,
         id=identifier_of(columns),
         source=text_column(columns, "source"),
-        metadata=other_columns(columns, turns, _READ | told_choice_columns(columns, choices)) | gold.original,
+        metadata=other_columns(columns, turns, _READ | told_choice_columns(columns, choices)) | worked | gold.original,
     )
 
 

@@ -8,8 +8,9 @@ the original picture), or "per_mille" of width and height if only `normalized_so
 import json
 from collections.abc import Sequence
 
-from sightline.data.answers import GOLD_COLUMNS, gold_column, is_box, read_gold
+from sightline.data.answers import GOLD_COLUMNS, gold_column, read_gold
 from sightline.data.content import identifier_of, is_given, other_columns
+from sightline.data.gold_boxes import is_box
 from sightline.data.rows import Columns, Draft, RowError, Schema
 from sightline.data.turns import question_turns
 from sightline.types import AnswerKind

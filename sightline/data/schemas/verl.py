@@ -29,7 +29,7 @@ def _recognises(columns: Columns) -> bool:
 
 def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
     turns = prompt_turns(columns, "prompt")
-    gold = read_gold(_ground_truth(columns), _GROUND_TRUTH, kind=kind, question=text_of(turns[-1]))
+    gold = read_gold(_ground_truth(columns, kind), _GROUND_TRUTH, kind=kind, question=text_of(turns[-1]))
     return Draft(
         turns=turns,
         answers=gold.answers,
@@ -40,12 +40,12 @@ def _read(columns: Columns, kind: AnswerKind | None) -> Draft:
     )
 
 
-def _ground_truth(columns: Columns) -> object:
+def _ground_truth(columns: Columns, kind: AnswerKind | None) -> object:
     reward_model = columns.get("reward_model")
     if not isinstance(reward_model, Mapping):
         raise RowError("wrong_type", f"reward_model is {type_name(reward_model)}; it must hold ground_truth")
     value = cast("Mapping[str, object]", reward_model).get("ground_truth")
-    texts = quoted_texts(value) if isinstance(value, str) else None
+    texts = quoted_texts(value) if isinstance(value, str) and kind not in ("json", "moves") else None
     return value if texts is None else texts
 
 

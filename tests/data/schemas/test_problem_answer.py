@@ -45,6 +45,18 @@ def test_an_unwrapped_gold_stays_as_it_was_in_metadata() -> None:
     assert (draft.answers, draft.metadata) == (("2",), {"answer": "$\\boxed{2}$"})
 
 
+def test_a_worked_solution_in_place_of_the_answer_gives_its_answer() -> None:
+    worked = "She has 5 + 7 = <<5+7=12>>12 apples.\n#### 12"
+    draft = SCHEMA.read({**GOOD, "answer": worked}, None)
+    assert (draft.answers, draft.solution, draft.metadata) == (("12",), worked, {})
+
+
+def test_a_worked_answer_beside_a_solution_stays_in_metadata() -> None:
+    worked = "5 + 7 = 12. The answer is 12."
+    draft = SCHEMA.read({**GOOD, "answer": worked, "solution": "It is 12."}, None)
+    assert (draft.answers, draft.solution, draft.metadata) == (("12",), "It is 12.", {"answer": worked})
+
+
 @pytest.mark.parametrize("answer", [None, "", "  \n", []])
 def test_a_row_without_gold_has_no_answers(answer: object) -> None:
     assert SCHEMA.read({"problem": "Describe it.", "answer": answer}, None).answers == ()
