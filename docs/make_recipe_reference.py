@@ -153,9 +153,14 @@ def _type_name(annotation: Any) -> str:
         return f"list of {_type_name(parts[0])}"
     if origin is Mapping:
         return f"{_type_name(parts[1])} by name"
-    if annotation is JsonValue:
-        return "any value"
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}
+    names = {
+        JsonValue: "any value",
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        type(None): "null",
+    }
     return names[annotation]
 
 
@@ -165,10 +170,8 @@ def _default(value: Any) -> str:
             return "required"
         case Section():
             return "see below"
-        case None:
-            return "null"
-        case "":
-            return '`""`'
+        case None | "":
+            return "null" if value is None else '`""`'
         case bool():
             return f"`{str(value).lower()}`"
         case tuple() if value and all(isinstance(each, Section) for each in value):

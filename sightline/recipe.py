@@ -11,6 +11,16 @@ from pydantic import BaseModel, ValidationError
 from sightline.errors import ConfigError
 from sightline.section import Section
 
+_SECTION, _LIST = "it must be a section with keys of its own", "it must be a list"
+_WANTED = {  # where pydantic names its own types
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+    "model_type": _SECTION,
+    "model_attributes_type": _SECTION,
+    "dict_type": _SECTION,
+    "mapping_type": _SECTION,
+}
+
 SectionT = TypeVar("SectionT", bound=Section)
 
 
@@ -102,12 +112,9 @@ def _explain(error: ValidationError, recipe_class: type[BaseModel]) -> str:
         case "value_error":
             message = first["msg"].removeprefix("Value error, ")
             return f"{place}: {message}" if place else message
-        case "tuple_type" | "list_type":
-            return f"{place} is {first['input']!r}; it must be a list"
-        case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
-            return f"{place} is {first['input']!r}; it must be a section with keys of its own"
         case _:
-            return f"{place} is {first['input']!r}; {first['msg'][0].lower()}{first['msg'][1:]}"
+            usual = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            return f"{place} is {first['input']!r}; {_WANTED.get(first['type'], usual)}"
 
 
 def _meant(word: str, known: Sequence[str]) -> str:
