@@ -7,14 +7,12 @@ from typing import cast, get_args
 from sightline.data.choices import json_or_none
 from sightline.data.content import shown
 from sightline.data.rows import RowError
-from sightline.grading.box_spaces import gold_in_pixels
+from sightline.grading.box_spaces import BOX_IMAGE, gold_in_pixels
 from sightline.grading.boxes import gold_boxes
 from sightline.grading.grader import Grader
 from sightline.grading.options import GradingConfig
 from sightline.types import AnswerKind, BoxSpace, ImageRef, Problem
 
-BOX_IMAGE = "box_image"
-"""Column that says in which of a problem's pictures its boxes are, from 0; with one picture it may be left out."""
 _BOX_SPACE = "box_space"
 _REWARDS = "rewards"
 _GOLD_SPACES = tuple(space for space in get_args(BoxSpace) if space != "model_input")
