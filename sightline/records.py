@@ -48,14 +48,12 @@ def _box_frame(prompt: Prompt) -> dict[str, object]:
     """For answers that are boxes: the picture's size, the size that the model saw, and what its numbers count."""
     if prompt.problem.answer_kind not in ("box", "boxes") or not prompt.images:
         return {}
-    number = prompt.problem.metadata.get("box_image", 0)
-    image = prompt.images[number if isinstance(number, int) else 0]
+    stated = prompt.problem.metadata.get("box_image")
+    number = stated if isinstance(stated, int) else 0
+    image = prompt.images[number]
     frame: dict[str, object] = {"image_size": [image.width, image.height]}
     if prompt.box_space is not None and prompt.model_sizes:
-        frame |= {
-            "box_space": prompt.box_space,
-            "model_input_size": list(prompt.model_sizes[prompt.images.index(image)]),
-        }
+        frame |= {"box_space": prompt.box_space, "model_input_size": list(prompt.model_sizes[number])}
     return frame
 
 

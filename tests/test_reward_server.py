@@ -17,7 +17,6 @@ import pytest
 import uvicorn
 
 from sightline.errors import ConfigError
-from sightline.grading.verdict import Verdict
 from sightline.reward_server import RecipeScorer, make_app, serve
 from sightline.rewards.answering import AnswerScorer
 from sightline.rewards.component import Answer, RewardContext, Score
@@ -26,7 +25,8 @@ from sightline.rewards.decoded import response_in
 from sightline.rewards.remote import Remote
 from sightline.rewards.request_log import RequestLog
 from sightline.rewards.wire import WireAnswer
-from sightline.types import Message, Problem, Prompt, Rollout
+from sightline.types import Message
+from tests.rewards.examples import answer_to
 from tests.rewards.reward_servers import free_port, reward_server
 
 TOKEN = "correct-horse-battery"
@@ -107,18 +107,9 @@ def openrlhf(*responses: str, label: object = "3") -> dict[str, object]:
 
 
 def answer(text: str, gold: str, **problem: Any) -> Answer:
-    asked = Problem(id="p", messages=(Message(role="user", content=("?",)),), answers=(gold,), **problem)
-    rollout = Rollout(
-        prompt=Prompt(problem=asked, token_ids=(), images=(), text=CHATML),
-        index=0,
-        token_ids=(5,),
-        logprobs=(-1.0,),
-        response_mask=(True,),
-        text=text,
-        finish_reason="stop",
-        policy_version=0,
-    )
-    return Answer(rollout=rollout, verdict=Verdict(outcome="wrong", answer=None))
+    messages = (Message(role="user", content=("?",)),)
+    content = {"id": "p", "messages": messages, "answers": (gold,), **problem}
+    return answer_to(CHATML, text, outcome="wrong", span=None, **content)
 
 
 def ask_through_client(

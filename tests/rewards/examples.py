@@ -1,7 +1,9 @@
 """Problems and rollouts for the tests of rewards."""
 
-from typing import Literal
+from typing import Any, Literal
 
+from sightline.grading.verdict import Outcome, Verdict
+from sightline.rewards.component import Answer
 from sightline.rewards.config import RewardConfig
 from sightline.types import Message, Problem, Prompt, Rollout
 
@@ -31,3 +33,18 @@ def rollout(
         finish_reason=finish_reason,
         policy_version=0,
     )
+
+
+def answer_to(prompt: str, text: str, *, outcome: Outcome, span: str | None, **problem: Any) -> Answer:
+    """An answer of one token to a problem, whose prompt reads like this, with a verdict."""
+    rollout = Rollout(
+        prompt=Prompt(problem=Problem(**problem), token_ids=(), images=(), text=prompt),
+        index=0,
+        token_ids=(5,),
+        logprobs=(-1.0,),
+        response_mask=(True,),
+        text=text,
+        finish_reason="stop",
+        policy_version=0,
+    )
+    return Answer(rollout=rollout, verdict=Verdict(outcome=outcome, answer=span))

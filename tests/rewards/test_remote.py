@@ -11,11 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from sightline.errors import ConfigError, RunError
-from sightline.grading.verdict import Verdict
 from sightline.rewards.component import Answer, RewardContext, Score
 from sightline.rewards.remote import Remote, RemoteSource
-from sightline.types import Message, Problem, Prompt, Rollout
+from sightline.types import Message
 
+from .examples import answer_to
 from .reward_servers import Reply, as_lmm_r1_does, dead_url, free_port, local, one_each, one_each_after, reward_server
 
 PROMPT = "<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"
@@ -24,19 +24,9 @@ TOKEN = "correct-horse-battery"
 
 
 def answer(text: str = RIGHT, **problem: Any) -> Answer:
-    content = {"answers": ("3",), "answer_kind": "number", **problem}
-    asked = Problem(id="p1", messages=(Message(role="user", content=("How many?",)),), **content)
-    rollout = Rollout(
-        prompt=Prompt(problem=asked, token_ids=(), images=(), text=PROMPT),
-        index=0,
-        token_ids=(5,),
-        logprobs=(-1.0,),
-        response_mask=(True,),
-        text=text,
-        finish_reason="stop",
-        policy_version=0,
-    )
-    return Answer(rollout=rollout, verdict=Verdict(outcome="correct", answer="3"))
+    messages = (Message(role="user", content=("How many?",)),)
+    content = {"id": "p1", "messages": messages, "answers": ("3",), "answer_kind": "number", **problem}
+    return answer_to(PROMPT, text, outcome="correct", span="3", **content)
 
 
 def answers(count: int) -> list[Answer]:
