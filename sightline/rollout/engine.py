@@ -1,11 +1,10 @@
 """What the loop asks of an engine that generates answers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
-
+from sightline.models.lora import PlainWeights
 from sightline.types import Prompt, Rollout
 
 
@@ -30,6 +29,17 @@ class Engine(Protocol):
         """Sample a group of answers for each prompt, in the order of the prompts."""
         ...
 
-    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
-        """Take over the learner's weights before the next rollout."""
+    def load_weights(self, weights: PlainWeights, *, policy_version: int) -> None:
+        """Take over the learner's weights before the next rollout.
+
+        `weights` shows the learner's own tensors; they stay as they are until the next call.
+        """
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Figures `engine/...` of what the engine did since they were last asked for, beside generating."""
+        ...
+
+    def close(self) -> None:
+        """Give up processes and memory; the engine can't be used any more."""
         ...
