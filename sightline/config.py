@@ -27,6 +27,59 @@ class RolloutConfig(Section):
     """Answers that grow at the same time; fewer need less memory, more are faster."""
 
 
+EngineName = Literal["auto", "transformers", "vllm"]
+
+
+class VllmConfig(Section):
+    """How vLLM runs where it is the engine."""
+
+    devices: tuple[int, ...] | None = Field(default=None, min_length=1)
+    """GPUs of the engine, by number; None: the learner's own, whose memory the two share. On a CPU leave it out."""
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that hold one copy of the model; more `devices` than that hold further copies, among which prompts are
+    dealt."""
+    gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
+    """Share of each GPU that the engine takes, for weights and for keys and values."""
+    cache_gib: float | None = Field(default=None, gt=0)
+    """Memory for keys and values; None: what `gpu_memory_fraction` leaves, and 1 GiB on a CPU."""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision of the engine's weights; auto: bfloat16 on a GPU, float32 on a CPU."""
+    sleep_level: Literal[0, 1, 2] | None = None
+    """What the engine gives back while the learner works: 0 nothing, 1 keys and values (weights move to the CPU's
+    memory), 2 weights as well, all of which are sent again. None: 1 where it shares the learner's GPU, else 0."""
+    weight_transfer: Literal["auto", "shared_memory", "cuda_ipc", "nccl"] = "auto"
+    """How weights reach the engine; auto: cuda_ipc on the learner's own GPU, nccl on other GPUs, shared_memory on a
+    CPU."""
+    bucket_mib: int = Field(default=256, ge=1)
+    """Weights are sent in pieces of at most this size, in MiB; a larger tensor has a piece of its own."""
+    lora: Literal["merged", "adapter"] = "merged"
+    """With model.lora: send the adapted weights with the adapter merged in, or hand over the adapter itself."""
+    eager: bool = False
+    """Without torch.compile and CUDA graphs: starts sooner, decodes slower. Always so on a CPU."""
+    start_timeout_seconds: float = Field(default=900, gt=0)
+    """Time for an engine process to be ready; past it the run stops."""
+    deadline_seconds: float = Field(default=3600, gt=0)
+    """Time for one generation phase; past it the engine is restarted, and what is missing is generated again."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Restarts within one generation phase, of an engine that died, hung or ran out of time; the next one stops the
+    run."""
+
+    @model_validator(mode="after")
+    def _copies_are_whole(self) -> Self:
+        if self.devices is None and self.tensor_parallel_size > 1:
+            raise ValueError(
+                f"tensor_parallel_size is {self.tensor_parallel_size}; name that many GPUs in vllm.devices"
+            )
+        if self.devices is not None and len(self.devices) % self.tensor_parallel_size:
+            raise ValueError(
+                f"devices are {len(self.devices)} GPUs, not a multiple of tensor_parallel_size = "
+                f"{self.tensor_parallel_size}"
+            )
+        if self.devices is not None and (len(set(self.devices)) < len(self.devices) or min(self.devices) < 0):
+            raise ValueError(f"devices are {list(self.devices)}; name each GPU once, by its number from 0")
+        return self
+
+
 class LearnerConfig(Section):
     """How weights are updated: AdamW on packed rows."""
 
@@ -142,6 +195,11 @@ class TrainRecipe(_Recipe):
     """Decides the order of problems and every sampled token."""
     rollout: RolloutConfig = RolloutConfig()
     """How answers are sampled."""
+    engine: EngineName = "auto"
+    """What generates answers: vllm, or the built-in engine on transformers; auto: vllm where it is installed and a GPU
+    is present."""
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM runs where it is the engine."""
     reward: RewardConfig = RewardConfig()
     """How answers are graded."""
     max_unscored_fraction: float = Field(default=0.5, ge=0, le=1)
@@ -260,6 +318,11 @@ class SftRecipe(_Recipe):
     """The longest solution, in tokens; longer ones are refused."""
     learner: SftLearnerConfig = SftLearnerConfig()
     """How weights are updated."""
+    engine: EngineName = "auto"
+    """What generates answers: vllm, or the built-in engine on transformers; auto: vllm where it is installed and a GPU
+    is present."""
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM runs where it is the engine."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How progress is measured."""
     reward: RewardConfig = RewardConfig()
