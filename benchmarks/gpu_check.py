@@ -1,18 +1,29 @@
-"""Everything that only a GPU can tell, in one call: exactness, speed and memory of the packed row and of generation.
+"""Everything that only a GPU can tell, in one call: rollouts, exactness, speed and memory of the packed row.
 
     python benchmarks/gpu_check.py --out gpu.json            # on a GPU: the Qwen2.5-VL-3B shape with random weights
     python benchmarks/gpu_check.py --tiny --out cpu.json     # the same code on a CPU, tiny shapes
 
+Rollouts: benchmarks/rollout.py, in a process of its own: tokens per second of the engines, weight transfer, sleep.
 Exactness: a tiny model's log-probabilities on this device (FlexAttention, varlen vision) against the CPU's dense mask.
 Algorithms: gradient norms of one update of each on this device against the CPU, critic and entropy included.
 Speed: forward and backward of one group (a picture of 1,024 tokens, G answers), with the entropy in the loss and with
 LoRA if there is peft, and tokens per second of generation.
+A part that fails is printed with its error, and the others go on.
+
+On a bare machine with torch and transformers, vLLM and what else is missing come from a folder `.vllmkit/part0`, made
+by shared/gpu/pack_vllm.sh, into which `pip download --no-deps num2words` has put a wheel:
+
+    mkdir -p /tmp/vllmkit && cp .vllmkit/part0/* /tmp/vllmkit/ && bash /tmp/vllmkit/unpack_vllm.sh &&
+    python3 -m pip install -q --no-index --no-deps --target /tmp/site /tmp/vllmkit/*.whl &&
+    . /tmp/vllmkit/env.sh && export PYTHONPATH=$PWD:$PYTHONPATH PYTHONUNBUFFERED=1 &&
+    python3 benchmarks/gpu_check.py --out $OUT/gpu.json
 """
 
 import argparse
 import io
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +36,8 @@ from typing import get_args
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, PreTrainedModel, Qwen2_5_VLConfig
+from rollout_work import SHAPES, qwen_config
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from sightline.algorithms import AlgorithmConfig, Grpo
 from sightline.algorithms.algorithm import Algorithm
@@ -58,44 +70,91 @@ class Work:
     repeats: int
 
 
+FOLDER = Path(__file__).resolve().parent
+MAX_PRINTED = 1500  # characters of one check; the rest is in the file
 FULL = Work(picture_side=896, group_size=8, response_tokens=400, num_prompts=8, repeats=5)
 TINY = Work(picture_side=112, group_size=4, response_tokens=16, num_prompts=2, repeats=2)
 
 
 def main() -> None:
-    """Run all checks and print a line for each."""
+    """Run all checks and print a line for each as soon as it is there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="tiny shapes, also on a CPU")
+    parser.add_argument("--rollout-seconds", type=float, default=390, help="the rollout benchmark is ended after that")
     parser.add_argument("--out", type=Path, default=Path("gpu_check.json"))
     options = parser.parse_args()
     device = default_device()
     if device.type == "cpu" and not options.tiny:
         sys.exit("no GPU here: give --tiny to try the script on a CPU")
     work = TINY if options.tiny else FULL
-    results: dict[str, object] = {"device": _device_name(device), "torch": torch.__version__, "work": vars(work)}
+    checks = Checks(options.out, {"device": _device_name(device), "torch": torch.__version__, "work": vars(work)})
+    checks.run("rollouts", lambda: measure_rollouts(options.rollout_seconds, is_tiny=options.tiny))
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_model("qwen2_5_vl", Path(folder))
         inputs = load_inputs(ModelConfig(path=folder))
-        results["exactness"] = check_exactness(inputs, device)
-        results["algorithms"] = check_algorithms(inputs, device)
+        checks.run("exactness", lambda: check_exactness(inputs, device))
+        checks.run("algorithms", lambda: check_algorithms(inputs, device))
         model = load_model(inputs.model, device=device) if options.tiny else three_billion(inputs, device)
+    time_model(checks, inputs, model, work)
+
+
+class Checks:
+    """What was found so far; printed and written at once, since a limit of time may end the rest."""
+
+    def __init__(self, path: Path, results: dict[str, object]) -> None:
+        self._path = path
+        self._results = results
+
+    def run(self, name: str, check: Callable[[], object]) -> None:
+        """Print and keep what a check finds, or why it failed."""
+        try:
+            self._results[name] = check()
+        except Exception as error:  # noqa: BLE001 (the other checks are run all the same)
+            self._results[name] = f"failed: {type(error).__name__}: {error}"
+        print(f"{name}: {str(self._results[name])[:MAX_PRINTED]}", flush=True)
+        self._path.write_text(json.dumps(self._results, indent=2))
+
+
+def measure_rollouts(limit_seconds: float, *, is_tiny: bool) -> object:
+    """What benchmarks/rollout.py measures; after the limit what it had measured by then."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rollout.json"
+        command = [sys.executable, str(FOLDER / "rollout.py"), "--json", str(path)]
+        command += ["--shape", "tiny", "--rounds", "1"] if is_tiny else ["--shape", "3b", "--rounds", "2"]
+        command += ["--without", "vLLM alone, in process"]
+        # The last third is for a call that has begun, for sending weights, and for sleeping and waking.
+        command += ["--limit-seconds", str(limit_seconds * 2 / 3)]
+        process = subprocess.Popen(command)
+        try:
+            process.wait(timeout=limit_seconds)
+        except subprocess.TimeoutExpired:
+            print(f"the rollout benchmark is ended after {limit_seconds:g} s", flush=True)
+            process.terminate()  # it closes its engines
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        return json.loads(path.read_text())
+
+
+def time_model(checks: Checks, inputs: Inputs, model: PreTrainedModel, work: Work) -> None:
+    """Seconds and memory of learning and of the built-in engine, at last with LoRA, which stays in the model."""
     for checkpointing in (False, True):
-        results[f"group, activation_checkpointing={checkpointing}"] = time_group(
-            inputs, model, work, checkpointing=checkpointing
+        checks.run(
+            f"group, activation_checkpointing={checkpointing}",
+            lambda checkpointing=checkpointing: time_group(inputs, model, work, checkpointing=checkpointing),
         )
-    results["group, entropy in the loss"] = time_group(
-        inputs, model, work, checkpointing=False, algorithm=Grpo(entropy_coefficient=0.01)
+    checks.run(
+        "group, entropy in the loss",
+        lambda: time_group(inputs, model, work, checkpointing=False, algorithm=Grpo(entropy_coefficient=0.01)),
     )
-    results["generation"] = time_generation(inputs, model, work)
+    checks.run("generation", lambda: time_generation(inputs, model, work))
     if find_spec("peft") is None:
-        results["LoRA"] = "not tried: there is no peft here"
-    else:
-        add_adapter(model, LoraConfig(), seed=0)
-        results["group, LoRA"] = time_group(inputs, model, work, checkpointing=False)
-        results["generation, LoRA"] = time_generation(inputs, model, work)
-    for name, value in results.items():
-        print(f"{name}: {value}")
-    options.out.write_text(json.dumps(results, indent=2))
+        checks.run("LoRA", lambda: "not tried: there is no peft here")
+        return
+    add_adapter(model, LoraConfig(), seed=0)
+    checks.run("group, LoRA", lambda: time_group(inputs, model, work, checkpointing=False))
+    checks.run("generation, LoRA", lambda: time_generation(inputs, model, work))
 
 
 def check_exactness(inputs: Inputs, device: torch.device) -> dict[str, float]:
@@ -145,37 +204,10 @@ def _update_once(inputs: Inputs, device: torch.device, batch: TrainBatch, algori
 
 def three_billion(inputs: Inputs, device: torch.device) -> PreTrainedModel:
     """Qwen2.5-VL-3B's shape with random weights and the tiny vocabulary's special tokens."""
-    small = AutoModelForImageTextToText.from_pretrained(inputs.model.path).config
-    text = {
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128000,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-    }
-    vision = {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 2048,
-        "window_size": 112,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-    }
-    config = Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=vision,
-        image_token_id=small.image_token_id,
-        video_token_id=small.video_token_id,
-        vision_start_token_id=small.vision_start_token_id,
-        vision_end_token_id=small.vision_end_token_id,
-        tie_word_embeddings=True,
-    )
     with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+        model = AutoModelForImageTextToText.from_config(
+            qwen_config(Path(inputs.model.path), SHAPES["3b"]), dtype=torch.float32
+        )
     use_sightline_attention(model, vision=True)
     return model
 

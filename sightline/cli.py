@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sightline.data_commands import add_data_commands
 from sightline.errors import ConfigError, SightlineError
 from sightline.reward_commands import add_reward_commands
+from sightline.serving_commands import add_serving_commands
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_task(commands)
     add_data_commands(commands)
     add_reward_commands(commands)
+    add_serving_commands(commands)
     _add_tiny_model(commands)
     _add_quickstart(commands)
     return parser
@@ -120,9 +122,14 @@ def _add_evaluate(commands: "Commands") -> None:
     command.add_argument("--max-response-tokens", type=int, default=1024)
     command.add_argument("--max-sequences", type=int, default=256, help="answers that grow at the same time")
     command.add_argument("--seed", type=int, default=0)
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="of data or reward, data.answer_kind=count")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of data, reward or vllm, data.answer_kind=count"
+    )
     command.add_argument(
         "--recipe", type=Path, metavar="RECIPE.yaml", help="ask and grade as in this training (a run keeps recipe.yaml)"
+    )
+    command.add_argument(
+        "--engine", choices=("auto", "transformers", "vllm"), help="what answers (default: as in the recipe, else auto)"
     )
     command.add_argument("--prompt-template", default=None, help="as in the recipe's data section")
     command.add_argument("--system-prompt", default=None, help="as in the recipe's data section")
@@ -203,6 +210,7 @@ def _sft(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from sightline.config import EngineAlone
     from sightline.evaluate import evaluate_checkpoint, evaluation_table
     from sightline.files import write_json_atomic
     from sightline.recipe import resolve_recipe
@@ -220,6 +228,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         max_sequences=_at_least_one(options.max_sequences, "--max-sequences"),
         seed=options.seed,
         blank_images=options.blank_images,
+        engine=resolve_recipe(sections["engine"], EngineAlone, source="sightline evaluate"),
     )
     print(evaluation_table(evaluation))
     options.json.parent.mkdir(parents=True, exist_ok=True)
@@ -228,20 +237,32 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _evaluation_sections(options: argparse.Namespace) -> dict[str, Any]:
-    """The data and reward sections: those of the recipe, then what is given for itself."""
+    """The data and reward sections, and what chooses the engine: of the recipe, then what is given for itself."""
     from sightline.recipe import apply_override, read_yaml
 
     recipe = {} if options.recipe is None else read_yaml(options.recipe)
     data = recipe["data"] if isinstance(recipe.get("data"), dict) else {}
     asked = {key: data[key] for key in ("prompt_template", "system_prompt") if key in data}
-    content: dict[str, Any] = {"data": asked, "reward": recipe.get("reward") or {}}
+    vllm = {} if options.engine == "transformers" else _recipes_vllm(recipe)
+    content: dict[str, Any] = {"data": asked, "reward": recipe.get("reward") or {}, "vllm": vllm}
     for override in options.overrides:
-        if not override.startswith(("data.", "reward.")):
-            raise ConfigError(f"{override!r} is no key of data or reward, such as reward.grading.answer_from=[boxed]")
+        if not override.startswith(("data.", "reward.", "vllm.")):
+            raise ConfigError(
+                f"{override!r} is no key of data or reward, nor of vllm, such as reward.grading.answer_from=[boxed]"
+            )
         apply_override(content, override)
     given = {"prompt_template": options.prompt_template, "system_prompt": options.system_prompt, "path": options.data}
     content["data"] |= {key: value for key, value in given.items() if value is not None}
-    return content
+    engine = options.engine or recipe.get("engine", "auto")
+    return {**content, "engine": {"engine": engine, "vllm": content["vllm"]}}
+
+
+def _recipes_vllm(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A training's `vllm` section, less how the engine lived with the learner: here it is alone."""
+    from sightline.config import LEARNERS_VLLM_KEYS
+
+    vllm = recipe.get("vllm")
+    return {key: value for key, value in vllm.items() if key not in LEARNERS_VLLM_KEYS} if vllm else {}
 
 
 def _report(options: argparse.Namespace) -> None:

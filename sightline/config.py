@@ -28,28 +28,36 @@ class RolloutConfig(Section):
 
 
 EngineName = Literal["auto", "transformers", "vllm"]
+LEARNERS_VLLM_KEYS = (
+    "sleep_level",
+    "weight_transfer",
+    "bucket_mib",
+    "lora",
+)  # that say how engine and learner live together
 
 
 class VllmConfig(Section):
     """How vLLM runs where it is the engine."""
 
     devices: tuple[int, ...] | None = Field(default=None, min_length=1)
-    """GPUs of the engine, by number; None: the learner's own, whose memory the two share. On a CPU leave it out."""
+    """GPUs of the engine, by number; None: the first, which it shares with the learner. On a CPU leave it out."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """GPUs that hold one copy of the model; more `devices` than that hold further copies, among which prompts are
-    dealt."""
+    dealt. Each copy grows as many answers at the same time as the recipe says."""
     gpu_memory_fraction: float = Field(default=0.4, gt=0, le=1)
-    """Share of each GPU that the engine takes, for weights and for keys and values."""
+    """Share of each GPU that the engine takes, for weights and for keys and values. On a CPU, and where `cache_gib`
+    is given, it does not count."""
     cache_gib: float | None = Field(default=None, gt=0)
     """Memory for keys and values; None: what `gpu_memory_fraction` leaves, and 1 GiB on a CPU."""
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     """Precision of the engine's weights; auto: bfloat16 on a GPU, float32 on a CPU."""
     sleep_level: Literal[0, 1, 2] | None = None
     """What the engine gives back while the learner works: 0 nothing, 1 keys and values (weights move to the CPU's
-    memory), 2 weights as well, all of which are sent again. None: 1 where it shares the learner's GPU, else 0."""
+    memory), 2 weights as well, all of which are sent again. None: 1 where it shares the learner's GPU; elsewhere it
+    stays 0."""
     weight_transfer: Literal["auto", "shared_memory", "cuda_ipc", "nccl"] = "auto"
     """How weights reach the engine; auto: cuda_ipc on the learner's own GPU, nccl on other GPUs, shared_memory on a
-    CPU."""
+    CPU, and where the learner's GPU is one of several."""
     bucket_mib: int = Field(default=256, ge=1)
     """Weights are sent in pieces of at most this size, in MiB; a larger tensor has a piece of its own."""
     lora: Literal["merged", "adapter"] = "merged"
@@ -77,6 +85,32 @@ class VllmConfig(Section):
             )
         if self.devices is not None and (len(set(self.devices)) < len(self.devices) or min(self.devices) < 0):
             raise ValueError(f"devices are {list(self.devices)}; name each GPU once, by its number from 0")
+        return self
+
+
+def check_vllm_keys(engine: EngineName, vllm: VllmConfig, *, has_learner: bool) -> None:
+    """Raise ValueError if a key of the section `vllm` is given and can have no effect."""
+    fields = VllmConfig.model_fields
+    given = {key: getattr(vllm, key) for key in fields if getattr(vllm, key) != fields[key].default}
+    if engine == "transformers" and given:
+        key = next(iter(given))
+        raise ValueError(f"vllm.{key} has no effect with engine: transformers; leave it out, or take engine: vllm")
+    unused = [key for key in LEARNERS_VLLM_KEYS if key in given]
+    if unused and not has_learner:
+        raise ValueError(f"vllm.{unused[0]} has no effect where no weights change; leave it out")
+
+
+class EngineAlone(Section):
+    """What generates answers where nothing learns."""
+
+    engine: EngineName = "auto"
+    """vllm, or the built-in engine on transformers; auto: vllm where it is installed and a GPU is present."""
+    vllm: VllmConfig = VllmConfig()
+    """How vLLM runs where it is the engine."""
+
+    @model_validator(mode="after")
+    def _vllm_keys_have_an_effect(self) -> Self:
+        check_vllm_keys(self.engine, self.vllm, has_learner=False)
         return self
 
 
@@ -241,6 +275,11 @@ class TrainRecipe(_Recipe):
         return self
 
     @model_validator(mode="after")
+    def _vllm_keys_have_an_effect(self) -> Self:
+        check_vllm_keys(self.engine, self.vllm, has_learner=True)
+        return self
+
+    @model_validator(mode="after")
     def _rewards_fit_the_token_limit(self) -> Self:
         self.reward.check_limit(self.rollout.max_response_tokens)
         return self
@@ -329,6 +368,11 @@ class SftRecipe(_Recipe):
     """How answers are graded in evaluation."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state is saved."""
+
+    @model_validator(mode="after")
+    def _vllm_keys_have_an_effect(self) -> Self:
+        check_vllm_keys(self.engine, self.vllm, has_learner=True)
+        return self
 
     @model_validator(mode="after")
     def _rewards_fit_the_token_limit(self) -> Self:

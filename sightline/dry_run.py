@@ -1,7 +1,7 @@
 """`--dry-run`: resolve a recipe, load and check its data, say what the run will need; train nothing.
 
 The memory is an estimate from shapes: weights, gradients and AdamW in float32, the packed row's activations, one
-chunk of logits, and the keys and values of the answers that grow at the same time.
+chunk of logits, and the keys and values of the answers that grow at the same time. vLLM takes its own beside that.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ import torch
 import yaml
 
 from sightline.algorithms.critic import CriticConfig
+from sightline.cluster.engine_plan import MIB, Machine, plan_fine_tuning_engine, plan_training_engine
 from sightline.cluster.placement import check_critic_fits, critic_model
-from sightline.config import EvaluationConfig, LearnerConfig, SftRecipe, TrainRecipe
+from sightline.config import LearnerConfig, SftRecipe, TrainRecipe
 from sightline.evaluate import allows_urls, load_heldout
 from sightline.models.config import ModelConfig
 from sightline.models.loading import empty_model, read_config
@@ -24,16 +25,20 @@ from sightline.prompts import (
     TokenCounts,
     check_solutions,
     count_tokens,
+    demand_of,
     load_inputs,
     load_prompts,
 )
 from sightline.recipe import recipe_as_plain
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.scorer import Scorer
+from sightline.rollout.engine_settings import EngineSettings
+from sightline.rollout.vllm_version import require_vllm
 
 GIB = 2**30
 MAX_LISTED = 20
 BYTES_A_WEIGHT = 4
+BYTES_A_VALUE = {"float32": 4, "bfloat16": 2}
 ACTIVATION_BYTES_A_TOKEN_LAYER = 34  # times hidden size: arXiv:2205.05198, equation 1, without the attention matrix
 
 
@@ -46,16 +51,21 @@ class Shapes:
     num_layers: int
     hidden_size: int
     vocabulary_size: int
-    cache_bytes_per_token: int
+    cache_values_per_token: int  # keys and values
 
 
-def plan_training(recipe: TrainRecipe) -> str:
-    """What `sightline train` would do, as text for a terminal."""
+def plan_training(recipe: TrainRecipe, *, machine: Machine | None = None) -> str:
+    """What `sightline train` would do on this machine, as text for a terminal."""
+    machine = machine or Machine.here()
     inputs = load_inputs(recipe.model, allow_urls=allows_urls(recipe.data, recipe.evaluation))
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.rollout.max_response_tokens)
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.rollout.prompts_per_step)
     lines = _data_lines("training data", problems)
-    lines += _heldout_lines(inputs, recipe.evaluation, problems, recipe.rollout.max_response_tokens)
+    heldout = load_heldout(inputs, recipe.evaluation, problems, max_response_tokens=recipe.rollout.max_response_tokens)
+    lines += _heldout_lines(heldout)
+    asked = [problems] if heldout is None else [problems, heldout]
+    demand = demand_of(asked, max_response_tokens=recipe.rollout.max_response_tokens)
+    engine = plan_training_engine(recipe, inputs, demand, machine=machine)
     lines.append(_rewards_line(recipe.reward, inputs, problems, recipe.rollout.max_response_tokens))
     epochs = order.epoch_of(recipe.steps * recipe.rollout.prompts_per_step)
     updates = recipe.learner.updates_per_step
@@ -73,7 +83,9 @@ def plan_training(recipe: TrainRecipe) -> str:
     lines += _memory_lines(shapes, recipe.learner, with_reference=with_copy, critic=critic_shapes)
     if needs.reference_logprobs and not with_copy:
         lines.append("  reference: the model without its adapter, no copy")
-    lines.append(f"  keys and values while sampling: {_cache_bytes(shapes, recipe, counts) / GIB:.2f} GiB at most")
+    cache_bytes = _num_cached(recipe, counts) * shapes.cache_values_per_token * _bytes_a_cached_value(engine, machine)
+    lines.append(f"  keys and values while sampling: {cache_bytes / GIB:.2f} GiB at most")
+    lines += _engine_lines(engine, inputs, machine)
     return "\n".join([*lines, "", "resolved recipe:", yaml.safe_dump(recipe_as_plain(recipe), sort_keys=False)])
 
 
@@ -84,25 +96,28 @@ def _rewards_line(reward: RewardConfig, inputs: Inputs, problems: PromptSet, max
     return f"rewards: {' + '.join(parts)}" + (", with an LLM judge" if reward.judge else "")
 
 
-def plan_fine_tuning(recipe: SftRecipe) -> str:
-    """What `sightline sft` would do, as text for a terminal."""
+def plan_fine_tuning(recipe: SftRecipe, *, machine: Machine | None = None) -> str:
+    """What `sightline sft` would do on this machine, as text for a terminal."""
+    machine = machine or Machine.here()
     inputs = load_inputs(recipe.model, allow_urls=allows_urls(recipe.data, recipe.evaluation))
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.max_response_tokens)
     lengths_P = check_solutions(inputs.family, problems.problems, max_tokens=recipe.max_response_tokens)
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.batch_size)
     lines = _data_lines("training data", problems)
     lines.append(f"solutions: {lengths_P.mean():.0f} tokens on average, {lengths_P.max()} at most")
-    lines += _heldout_lines(inputs, recipe.evaluation, problems, recipe.max_response_tokens)
+    heldout = load_heldout(inputs, recipe.evaluation, problems, max_response_tokens=recipe.max_response_tokens)
+    lines += _heldout_lines(heldout)
+    demand = demand_of([problems if heldout is None else heldout], max_response_tokens=recipe.max_response_tokens)
+    engine = plan_fine_tuning_engine(recipe, inputs, demand, machine=machine)
     epochs = order.epoch_of(recipe.steps * recipe.batch_size)
     lines.append(f"steps: {recipe.steps} of {recipe.batch_size} solutions; {epochs:.2f} epochs")
     lines += _memory_lines(_shapes(recipe.model, inputs), recipe.learner, with_reference=False)
+    if heldout is not None:
+        lines += _engine_lines(engine, inputs, machine)
     return "\n".join([*lines, "", "resolved recipe:", yaml.safe_dump(recipe_as_plain(recipe), sort_keys=False)])
 
 
-def _heldout_lines(
-    inputs: Inputs, config: EvaluationConfig, training: PromptSet, max_response_tokens: int
-) -> list[str]:
-    heldout = load_heldout(inputs, config, training, max_response_tokens=max_response_tokens)
+def _heldout_lines(heldout: PromptSet | None) -> list[str]:
     return [] if heldout is None else _data_lines("held-out data", heldout)
 
 
@@ -143,14 +158,13 @@ def _shapes(model: ModelConfig, inputs: Inputs) -> Shapes:
         num_learning -= _num_parameters(inputs.family.vision_modules(empty))
     text: Any = empty.config.get_text_config()
     head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    bytes_per_value = 2 if torch.cuda.is_available() else 4
     return Shapes(
         num_parameters=num_parameters,
         num_learning=num_learning,
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         vocabulary_size=text.vocab_size,
-        cache_bytes_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * head_size * bytes_per_value,
+        cache_values_per_token=2 * text.num_hidden_layers * text.num_key_value_heads * head_size,
     )
 
 
@@ -195,9 +209,38 @@ def _activation_bytes(shapes: Shapes, learner: LearnerConfig) -> int:
     return learner.tokens_per_microbatch * shapes.num_layers * layer
 
 
-def _cache_bytes(shapes: Shapes, recipe: TrainRecipe, counts: TokenCounts) -> int:
+def _num_cached(recipe: TrainRecipe, counts: TokenCounts) -> int:
+    """Tokens whose keys and values are there at the same time."""
     rollout = recipe.rollout
     prompts = min(rollout.prompts_per_step, max(1, rollout.max_sequences // rollout.group_size))
     answers = prompts * rollout.group_size
-    tokens = prompts * counts.max_prompt + answers * rollout.max_response_tokens
-    return tokens * shapes.cache_bytes_per_token
+    return prompts * counts.max_prompt + answers * rollout.max_response_tokens
+
+
+def _bytes_a_cached_value(engine: EngineSettings | None, machine: Machine) -> int:
+    if engine is not None:
+        return BYTES_A_VALUE[engine.host.dtype]
+    return 2 if machine.num_gpus else 4
+
+
+def _engine_lines(engine: EngineSettings | None, inputs: Inputs, machine: Machine) -> list[str]:
+    """Which engine answers, what it takes beside the learner, and how weights reach it."""
+    if engine is None:
+        return ["engine: transformers, with the learner's own model"]
+    host, version = engine.host, require_vllm(machine.device, find=machine.find_vllm).version
+    places = [" and ".join(f"GPU {gpu}" for gpu in copy) or "the CPU" for copy in engine.devices]
+    weights = BYTES_A_VALUE[host.dtype] * _num_parameters([empty_model(inputs.model)]) / host.tensor_parallel_size
+    lines = [f"engine: vllm {version} in {host.dtype} on {'; '.join(places)}", f"  weights: {weights / GIB:.2f} GiB"]
+    if machine.num_gpus:
+        lines[-1] += " of each GPU"
+    if host.cache_bytes is not None:
+        lines.append(f"  keys and values: {host.cache_bytes / GIB:.2f} GiB")
+    else:
+        lines.append(f"  weights, keys and values: {host.memory_fraction:.0%} of each GPU's memory")
+    if host.lora_rank is None:
+        lines.append(f"  weights travel by {engine.transfer}, in pieces of {engine.bucket_bytes // MIB} MiB")
+    else:
+        lines.append(f"  the adapter, of rank {host.lora_rank}, is handed over as files")
+    if host.sleep_level:
+        lines.append(f"  sleeps at level {host.sleep_level} while the learner works")
+    return lines

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from sightline.cluster.placement import place_engine
-from sightline.config import EvaluationConfig
+from sightline.config import EngineAlone, EvaluationConfig
 from sightline.data import DataConfig
 from sightline.errors import ConfigError
 from sightline.images import ImageStore
@@ -16,6 +17,7 @@ from sightline.prompts import (
     MAX_SOURCES_TOLD_APART,
     Inputs,
     PromptSet,
+    demand_of,
     load_inputs,
     load_prompts,
     warn_of_leakage,
@@ -114,9 +116,13 @@ class Evaluations:
         """Before the first step."""
         self._write("before", step=0)
 
+    def is_due(self, step: int) -> bool:
+        """Whether `after_step` will evaluate."""
+        return self.evaluator is not None and self.every_steps is not None and step % self.every_steps == 0
+
     def after_step(self, step: int) -> None:
         """If this step's turn has come."""
-        if self.every_steps is not None and step % self.every_steps == 0:
+        if self.is_due(step):
             self._write(f"step_{step:06d}", step=step)
 
     def at_end(self, step: int) -> None:
@@ -203,6 +209,7 @@ def evaluate_checkpoint(
     seed: int,
     blank_images: bool,
     reward: RewardConfig,
+    engine: EngineAlone,
 ) -> dict[str, object]:
     """Evaluate a checkpoint on a data file; figures as `Evaluation.as_json` gives them.
 
@@ -213,9 +220,15 @@ def evaluate_checkpoint(
     config = resolve_recipe(data, DataConfig, source="sightline evaluate")
     inputs = load_inputs(ModelConfig(path=model), allow_urls=config.allow_urls)
     problems = load_prompts(inputs, config, max_response_tokens=max_response_tokens)
-    with Scorer(_verdicts_alone(reward), images=inputs.images).checked(problems.problems) as scorer:
+    demand = demand_of([problems], max_response_tokens=max_response_tokens)
+    with (
+        Scorer(_verdicts_alone(reward), images=inputs.images).checked(problems.problems) as scorer,
+        closing(
+            place_engine(inputs, demand, engine=engine.engine, vllm=engine.vllm, max_sequences=max_sequences)
+        ) as placed,
+    ):
         evaluator = Evaluator(
-            engine=place_engine(inputs, max_sequences=max_sequences),
+            engine=placed,
             scorer=scorer,
             prompts=blank_prompts(inputs, problems) if blank_images else problems,
             blank_prompts=None,

@@ -97,6 +97,29 @@ class PromptSet:
         return [image for index in indices for image in self.problems[index].images]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """The most that an engine is asked for at once; it makes room for no more."""
+
+    max_prompt_tokens: int
+    max_response_tokens: int
+    max_images: int  # of one prompt
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a prompt with its answer."""
+        return self.max_prompt_tokens + self.max_response_tokens
+
+
+def demand_of(prompt_sets: Sequence[PromptSet], *, max_response_tokens: int) -> Demand:
+    """What it takes to answer every prompt of these sets."""
+    return Demand(
+        max_prompt_tokens=max((int(each.lengths_P.max()) for each in prompt_sets), default=0),
+        max_response_tokens=max_response_tokens,
+        max_images=max((len(problem.images) for each in prompt_sets for problem in each.problems), default=0),
+    )
+
+
 def load_inputs(model: ModelConfig, *, allow_urls: bool = False) -> Inputs:
     """Load processor and tokenizer; no weights. Raises ModelError."""
     family = load_family(model)

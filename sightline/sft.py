@@ -11,17 +11,17 @@ from sightline.batch import TrainBatch
 from sightline.cluster.placement import place_fine_tuning
 from sightline.config import SftRecipe
 from sightline.evaluate import Evaluations, allows_urls, load_heldout, make_evaluator
-from sightline.learner.checkpoint import save_checkpoint
+from sightline.learner.checkpoint import open_run, save_checkpoint
 from sightline.metrics import PhaseTimer, step_line
 from sightline.progress import live_line
-from sightline.prompts import Inputs, PromptSet, check_solutions, load_inputs, load_prompts, solution_ids
+from sightline.prompts import Inputs, PromptSet, check_solutions, demand_of, load_inputs, load_prompts, solution_ids
 from sightline.recipe import recipe_as_plain
 from sightline.rewards.scorer import Scorer
 from sightline.rollout.engine import Engine
 from sightline.run_directory import RunDirectory
 from sightline.types import Prompt
 
-MAY_CHANGE = frozenset({"steps", "evaluation", "checkpoint"})
+MAY_CHANGE = frozenset({"steps", "evaluation", "checkpoint", "engine", "vllm"})
 
 logger = logging.getLogger(__name__)
 
@@ -33,24 +33,22 @@ def fine_tune(recipe: SftRecipe) -> Path:
     check_solutions(inputs.family, problems.problems, max_tokens=recipe.max_response_tokens)
     heldout = load_heldout(inputs, recipe.evaluation, problems, max_response_tokens=recipe.max_response_tokens)
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.batch_size)
-    run_folder, algorithm = Path(recipe.output_dir), Supervised()
-    scorer = Scorer(recipe.reward, recipe.max_response_tokens, images=inputs.images)
+    answered = problems if heldout is None else heldout  # the engine serves evaluation
+    demand = demand_of([answered], max_response_tokens=recipe.max_response_tokens)
+    algorithm, scorer = Supervised(), Scorer(recipe.reward, recipe.max_response_tokens, images=inputs.images)
     with (
         scorer.checked(heldout.problems if heldout else ()),
-        RunDirectory.open(
-            run_folder, recipe=recipe_as_plain(recipe), command="sightline sft", may_change=MAY_CHANGE
-        ) as run,
+        open_run(
+            Path(recipe.output_dir), recipe=recipe_as_plain(recipe), command="sightline sft", may_change=MAY_CHANGE
+        ) as (run, start),
+        place_fine_tuning(recipe, inputs, demand, checkpoint=start.checkpoint) as placement,
     ):
-        checkpoint = run.latest_checkpoint()
-        first_step = checkpoint.step if checkpoint else 0
-        run.rewind(first_step)
-        placement = place_fine_tuning(recipe, inputs, checkpoint=checkpoint.path if checkpoint else None)
         learner = placement.learner
         evaluations = _evaluations(recipe, inputs, heldout, placement.engine, scorer, run)
-        if first_step == 0:
+        if start.step == 0:
             evaluations.at_start()
-        with live_line("sft", done=first_step, total=recipe.steps) as line:
-            for step in range(first_step, recipe.steps):
+        with live_line("sft", done=start.step, total=recipe.steps) as line:
+            for step in range(start.step, recipe.steps):
                 timer = PhaseTimer()
                 prompts = [problems[index] for index in order.batch(step, recipe.batch_size)]
                 # The next step's pictures are preprocessed while this one runs.
@@ -64,18 +62,19 @@ def fine_tune(recipe: SftRecipe) -> Path:
                     )
                     batch = algorithm.assign_credit(learner.prepare(batch, algorithm))
                     metrics = learner.update(batch, algorithm)
-                    placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
                 done = step + 1
                 metrics = metrics | problems.source_shares([each.problem for each in prompts]) | timer.metrics()
                 run.append_metrics(done, metrics)
                 logger.info(step_line({"step": done, **metrics}))
                 line.advance(sum(timer.seconds().values()), f"loss {metrics['loss/sft']:.3f}")
+                if done == recipe.steps or evaluations.is_due(done):  # not at every step: the way may be long
+                    placement.engine.load_weights(learner.weights(), policy_version=learner.policy_version)
                 evaluations.after_step(done)
                 if done == recipe.steps or done % recipe.checkpoint.every_steps == 0:
                     save_checkpoint(run, learner, done, num_drawn=done * recipe.batch_size, keep=recipe.checkpoint.keep)
         run.prune_checkpoints(recipe.checkpoint.keep)  # a kill may have come before the last one
         evaluations.at_end(recipe.steps)
-    return run_folder
+    return Path(recipe.output_dir)
 
 
 def solution_batch(

@@ -13,10 +13,11 @@ from sightline.config import TrainRecipe
 from sightline.data import ProblemOrder
 from sightline.errors import RunError
 from sightline.evaluate import Evaluations, allows_urls, load_heldout, make_evaluator
-from sightline.learner.checkpoint import num_drawn_before, save_checkpoint
+from sightline.learner.checkpoint import Start, open_run, save_checkpoint
 from sightline.metrics import PhaseTimer, mean, step_line
+from sightline.parity_probe import probe_parity
 from sightline.progress import live_line
-from sightline.prompts import Inputs, PromptSet, load_inputs, load_prompts
+from sightline.prompts import Demand, Inputs, PromptSet, demand_of, load_inputs, load_prompts
 from sightline.recipe import recipe_as_plain
 from sightline.records import rollout_rows
 from sightline.rewards.reward_metrics import reward_metrics
@@ -29,6 +30,7 @@ from sightline.types import ImageRef, ScoredRollout
 _MENDABLE = ("urls", "token_variable", "timeout_seconds", "num_retries", "retry_seconds", "batch_size", "processes")
 MAY_CHANGE = frozenset(  # between a run and its continuation
     {"steps", "evaluation", "checkpoint", "alarm_window_steps", "reward.judge", "max_unscored_fraction"}
+    | {"engine", "vllm"}
     | {f"reward.grading.{key}" for key in ("processes", "timeout_seconds", "memory_mib")}
     | {f"reward.components.*.{key}" for key in _MENDABLE}
 )
@@ -46,21 +48,20 @@ def train(recipe: TrainRecipe) -> Path:
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.rollout.prompts_per_step)
     with (
         _scorer(recipe, inputs, problems, heldout) as scorer,
-        RunDirectory.open(
+        open_run(
             Path(recipe.output_dir), recipe=recipe_as_plain(recipe), command="sightline train", may_change=MAY_CHANGE
-        ) as run,
+        ) as (run, start),
+        place_training(recipe, inputs, _demand(recipe, problems, heldout), checkpoint=start.checkpoint) as placement,
     ):
-        checkpoint = run.latest_checkpoint()
-        first_step, num_drawn = checkpoint.step if checkpoint else 0, num_drawn_before(checkpoint)
-        run.rewind(first_step)
-        placement = place_training(recipe, inputs, checkpoint=checkpoint.path if checkpoint else None)
         engine, learner, algorithm = placement.engine, placement.learner, recipe.algorithm
         alarms = Alarms(recipe.alarm_window_steps, run.read_metrics())
         evaluations = _evaluations(recipe, inputs, heldout, engine, scorer, run)
-        if first_step == 0:
+        num_drawn = start.num_drawn
+        _probe_parity(recipe, start, placement, problems)
+        if start.step == 0:
             evaluations.at_start()
-        with live_line("train", done=first_step, total=recipe.steps) as line:
-            for step in range(first_step, recipe.steps):
+        with live_line("train", done=start.step, total=recipe.steps) as line:
+            for step in range(start.step, recipe.steps):
                 timer, counters = PhaseTimer(), _vision_counters(inputs, placement)
                 selection = GroupSelection(algorithm, recipe.rollout.prompts_per_step)
                 while num_missing := selection.num_missing:  # once, unless groups of equal rewards are replaced
@@ -80,6 +81,7 @@ def train(recipe: TrainRecipe) -> Path:
                     batch = algorithm.assign_credit(batch)
                     metrics |= learner.update(batch, algorithm)
                     engine.load_weights(learner.weights(), policy_version=learner.policy_version)
+                metrics |= engine.metrics()
 
                 done = step + 1
                 metrics |= _work_metrics(selection.scored, counters, _vision_counters(inputs, placement))
@@ -98,6 +100,28 @@ def _scorer(recipe: TrainRecipe, inputs: Inputs, problems: PromptSet, heldout: P
     """What grades the answers to these problems. Raises ConfigError, DataError or RunError if it can't."""
     scorer = Scorer(recipe.reward, recipe.rollout.max_response_tokens, images=inputs.images)
     return scorer.checked([*problems.problems, *(heldout.problems if heldout else ())])
+
+
+def _demand(recipe: TrainRecipe, problems: PromptSet, heldout: PromptSet | None) -> Demand:
+    """What the engine must have room for."""
+    prompt_sets = [problems] if heldout is None else [problems, heldout]
+    return demand_of(prompt_sets, max_response_tokens=recipe.rollout.max_response_tokens)
+
+
+def _probe_parity(recipe: TrainRecipe, start: Start, placement: Placement, problems: PromptSet) -> None:
+    """Raise RunError if engine and learner disagree before the first step to come, which nothing of this reaches."""
+    if start.step >= recipe.steps:
+        return
+    probe_parity(
+        placement.engine,
+        placement.learner,
+        problems,
+        temperature=recipe.rollout.temperature,
+        max_response_tokens=recipe.rollout.max_response_tokens,
+        seed=recipe.seed,
+    )
+    for encoder in placement.encoders:
+        encoder.forget()  # steps count their passes, and features may depend on the pictures that came with them
 
 
 def _upcoming_images(

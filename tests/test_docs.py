@@ -17,7 +17,20 @@ from sightline.recipe import resolve_recipe
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 REFERENCES = {"recipes.md", "algorithms.md"}  # looked up in, not read through
-COMMANDS = {"train", "sft", "evaluate", "grade", "reward", "report", "task", "data", "tiny-model", "quickstart"}
+COMMANDS = {
+    "train",
+    "sft",
+    "evaluate",
+    "chat",
+    "serve",
+    "report",
+    "data",
+    "grade",
+    "reward",
+    "task",
+    "tiny-model",
+    "quickstart",
+}
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")

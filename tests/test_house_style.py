@@ -17,7 +17,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 BANNED_NAMES = {"utils", "common", "core", "managers", "helpers"}
 OWNERS = {  # who may import it: a folder or a file
-    "vllm": "rollout/vllm_engine.py",
+    "vllm": "rollout/vllm_host",
     "ray": "cluster",
     "matplotlib": "report",
     "peft": "models/lora.py",

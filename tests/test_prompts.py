@@ -17,10 +17,12 @@ from sightline.errors import DataError
 from sightline.models.config import ModelConfig
 from sightline.models.loading import load_family
 from sightline.prompts import (
+    Demand,
     Inputs,
     PromptSet,
     check_solutions,
     count_tokens,
+    demand_of,
     load_inputs,
     load_prompts,
     solution_ids,
@@ -342,3 +344,19 @@ def test_solutions_are_counted_and_the_first_that_is_too_long_is_named(inputs: I
     assert check_solutions(inputs.family, problems, max_tokens=lengths[2]).tolist() == lengths
     with pytest.raises(DataError, match=rf"rows\.jsonl, row 1: the solution has {lengths[1]} tokens, more than"):
         check_solutions(inputs.family, problems, max_tokens=lengths[1] - 1)
+
+
+def test_an_engine_is_asked_for_the_longest_prompt_and_the_most_pictures_of_all_sets(inputs: Inputs) -> None:
+    picture = ImageRef(digest="d", width=1, height=1, place="test")
+    first, second = (_prompt_set(inputs, ["a", "a"]) for _ in range(2))
+    pictures = Message(role="user", content=(picture, picture, "Which?"))
+    first = replace(first, lengths_P=np.array([7, 30], dtype=np.int32))
+    second = replace(
+        second,
+        lengths_P=np.array([9, 8], dtype=np.int32),
+        problems=(second.problems[0], replace(second.problems[1], messages=(pictures,))),
+    )
+    demand = demand_of([first, second], max_response_tokens=12)
+    assert demand == Demand(max_prompt_tokens=30, max_response_tokens=12, max_images=2)
+    assert demand.max_tokens == 42
+    assert demand_of([first], max_response_tokens=12).max_images == 0

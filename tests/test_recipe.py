@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sightline.config import LearnerConfig, SftRecipe, TrainRecipe
+from sightline.config import EngineAlone, LearnerConfig, SftRecipe, TrainRecipe
 from sightline.errors import ConfigError
 from sightline.recipe import load_recipe, recipe_as_plain, resolve_recipe
 
@@ -92,6 +92,42 @@ def test_a_resolved_recipe_written_as_yaml_resolves_to_itself(path: Path) -> Non
 )
 def test_an_unknown_key_is_refused_with_the_one_that_was_meant(tmp_path: Path, line: str, message: str) -> None:
     assert _refusal(tmp_path, MINIMAL + line + "\n") == message
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{tensor_parallel_size: 2}", "vllm: tensor_parallel_size is 2; name that many GPUs in vllm.devices"),
+        (
+            "{devices: [0, 1, 2], tensor_parallel_size: 2}",
+            "vllm: devices are 3 GPUs, not a multiple of tensor_parallel_size = 2",
+        ),
+        ("{devices: [1, 1]}", "vllm: devices are [1, 1]; name each GPU once, by its number from 0"),
+        ("{devices: [-1]}", "vllm: devices are [-1]; name each GPU once, by its number from 0"),
+    ],
+)
+def test_gpus_that_make_no_whole_copies_of_a_model_are_refused(tmp_path: Path, line: str, message: str) -> None:
+    assert _refusal(tmp_path, MINIMAL + f"vllm: {line}\n") == message
+
+
+@pytest.mark.parametrize("recipe_class", [TrainRecipe, SftRecipe])
+def test_keys_of_vllm_are_refused_where_the_built_in_engine_is_named(tmp_path: Path, recipe_class: Any) -> None:
+    text = MINIMAL + "engine: transformers\nvllm: {eager: true}\n"
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, text, recipe_class=recipe_class)
+    assert str(caught.value).endswith(
+        ": vllm.eager has no effect with engine: transformers; leave it out, or take engine: vllm"
+    )
+    assert _load(tmp_path, text, "engine=auto", recipe_class=recipe_class).vllm.eager
+    assert _load(tmp_path, text, "vllm.eager=false", recipe_class=recipe_class).engine == "transformers"
+
+
+@pytest.mark.parametrize("line", ["sleep_level: 0", "weight_transfer: nccl", "bucket_mib: 1", "lora: adapter"])
+def test_keys_of_vllm_about_a_learner_are_refused_where_there_is_none(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        _load(tmp_path, f"vllm: {{{line}}}\n", recipe_class=EngineAlone)
+    key = line.partition(":")[0]
+    assert str(caught.value).endswith(f": vllm.{key} has no effect where no weights change; leave it out")
 
 
 @pytest.mark.parametrize(

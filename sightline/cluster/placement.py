@@ -1,14 +1,24 @@
 """Puts engine and learner where the recipe says; the loop sees only their protocols."""
 
+import logging
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sightline.algorithms.critic import CriticConfig
-from sightline.config import LearnerConfig, SftRecipe, TrainRecipe
+from sightline.cluster.engine_plan import (
+    EVALUATION_SEQUENCES,
+    plan_engine,
+    plan_fine_tuning_engine,
+    plan_training_engine,
+)
+from sightline.config import EngineName, LearnerConfig, SftRecipe, TrainRecipe, VllmConfig
 from sightline.errors import ModelError
 from sightline.learner.critic import Critic, value_head
 from sightline.learner.learner import Learner
@@ -19,22 +29,34 @@ from sightline.models.image_inputs import VisionEncoder
 from sightline.models.loading import load_model, read_config
 from sightline.models.lora import add_adapter, load_adapter
 from sightline.models.precision import default_device
-from sightline.prompts import Inputs
+from sightline.prompts import Demand, Inputs
 from sightline.rollout.engine import Engine
+from sightline.rollout.engine_settings import EngineSettings
 from sightline.rollout.transformers_engine import TransformersEngine
+from sightline.rollout.vllm_engine import VllmEngine
 from sightline.types import ImageRef
+
+ENGINE_LOG = "engine.log"  # in the run directory: what vLLM's processes say
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where the work is done, and the counters of its vision work."""
+    """Where the work is done, and the counters of its vision work; at the end of its block the engine is given up."""
 
     engine: Engine
     learner: Learner
     encoders: Sequence[VisionEncoder]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+
     def num_vision_passes(self) -> int:
-        """Images that any vision tower has encoded so far, counted with repetition."""
+        """Images that any vision tower in this process has encoded so far, counted with repetition."""
         return sum(encoder.num_encoded for encoder in self.encoders)
 
     def prefetch(self, images: Sequence[ImageRef]) -> None:
@@ -43,56 +65,107 @@ class Placement:
             encoder.prefetch(images)
 
 
-def place_training(recipe: TrainRecipe, inputs: Inputs, *, checkpoint: Path | None) -> Placement:
-    """Engine and learner in this process, on the first GPU or the CPU, from a checkpoint if there is one."""
+def place_training(recipe: TrainRecipe, inputs: Inputs, demand: Demand, *, checkpoint: Path | None) -> Placement:
+    """Learner on the first GPU or the CPU, engine as the recipe says, from a checkpoint if there is one.
+
+    Raises ConfigError, before any weight is loaded, if the engine can't run on this machine.
+    """
+    settings = plan_training_engine(recipe, inputs, demand)
     needs = recipe.algorithm.needs(recipe.learner.updates_per_step)
-    return _place(
+    placed = _place_learner(
         inputs,
         recipe.learner,
         checkpoint=checkpoint,
         temperature=recipe.rollout.temperature,
         total_steps=recipe.steps,
-        max_sequences=recipe.rollout.max_sequences,
         with_reference=needs.reference_logprobs,
         critic=recipe.algorithm.critic_config,
         seed=recipe.seed,
     )
+    if settings is None:
+        return placed.with_built_in_engine(inputs, max_sequences=recipe.rollout.max_sequences)
+    return placed.with_vllm(inputs, settings, log_file=Path(recipe.output_dir) / ENGINE_LOG, checkpoint=checkpoint)
 
 
-def place_fine_tuning(recipe: SftRecipe, inputs: Inputs, *, checkpoint: Path | None) -> Placement:
+def place_fine_tuning(recipe: SftRecipe, inputs: Inputs, demand: Demand, *, checkpoint: Path | None) -> Placement:
     """The same for supervised fine-tuning; the engine serves evaluation."""
-    return _place(
+    settings = plan_fine_tuning_engine(recipe, inputs, demand)
+    placed = _place_learner(
         inputs,
         recipe.learner,
         checkpoint=checkpoint,
         temperature=1.0,
         total_steps=recipe.steps,
-        max_sequences=256,
         with_reference=False,
         critic=None,
         seed=recipe.seed,
     )
+    if settings is None:
+        return placed.with_built_in_engine(inputs, max_sequences=EVALUATION_SEQUENCES)
+    return placed.with_vllm(inputs, settings, log_file=Path(recipe.output_dir) / ENGINE_LOG, checkpoint=checkpoint)
 
 
-def place_engine(inputs: Inputs, *, max_sequences: int) -> Engine:
-    """An engine alone, for evaluation; without an adapter."""
+def place_engine(inputs: Inputs, demand: Demand, *, engine: EngineName, vllm: VllmConfig, max_sequences: int) -> Engine:
+    """An engine alone, for evaluation, without an adapter; to be closed by the caller. Raises ConfigError."""
+    settings = plan_engine(inputs, demand, engine=engine, vllm=vllm, max_sequences=max_sequences, has_learner=False)
+    if settings is not None:
+        handle, log_file = tempfile.mkstemp(prefix="sightline_engine_", suffix=".log")
+        os.close(handle)
+        logger.info("what vLLM says goes to %s", log_file)
+        return VllmEngine(inputs.family, inputs.images, settings, log_file=Path(log_file))
     model = load_model(inputs.model, device=default_device())
     encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=True)
     return TransformersEngine(inputs.family, model, encoder, max_sequences=max_sequences)
 
 
-def _place(
+@dataclass(frozen=True, slots=True)
+class _PlacedLearner:
+    """A learner that still has no engine; the first encoder is that of its model."""
+
+    learner: TorchLearner
+    model: PreTrainedModel
+    encoders: Sequence[VisionEncoder]
+
+    def with_built_in_engine(self, inputs: Inputs, *, max_sequences: int) -> Placement:
+        """An engine that computes with the learner's own model."""
+        engine = TransformersEngine(
+            inputs.family,
+            self.model,
+            self.encoders[0],
+            max_sequences=max_sequences,
+            policy_version=self.learner.policy_version,
+        )
+        return Placement(engine, self.learner, self.encoders)
+
+    def with_vllm(
+        self, inputs: Inputs, settings: EngineSettings, *, log_file: Path, checkpoint: Path | None
+    ) -> Placement:
+        """An engine in processes of its own, to which the learner hands over what the recipe's model lacks.
+
+        They load that model, and no checkpoint, which may be pruned before an engine is restarted.
+        """
+        version = self.learner.policy_version
+        engine = VllmEngine(inputs.family, inputs.images, settings, log_file=log_file, policy_version=version)
+        if checkpoint is not None or inputs.model.lora is not None:
+            try:
+                engine.load_weights(self.learner.weights(), policy_version=version)
+            except BaseException:
+                engine.close()
+                raise
+        return Placement(engine, self.learner, self.encoders)
+
+
+def _place_learner(
     inputs: Inputs,
     config: LearnerConfig,
     *,
     checkpoint: Path | None,
     temperature: float,
     total_steps: int,
-    max_sequences: int,
     with_reference: bool,
     critic: CriticConfig | None,
     seed: int,
-) -> Placement:
+) -> _PlacedLearner:
     device = default_device()
     model = _load(inputs.model, device=device, seed=seed, checkpoint=checkpoint)
     encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=inputs.model.is_vision_frozen)
@@ -124,14 +197,7 @@ def _place(
     )
     if checkpoint is not None:
         learner.restore(checkpoint)
-    engine = TransformersEngine(
-        inputs.family,
-        model,
-        encoder,
-        max_sequences=max_sequences,
-        policy_version=learner.policy_version,
-    )
-    return Placement(engine, learner, encoders)
+    return _PlacedLearner(learner, model, encoders)
 
 
 def critic_model(model: ModelConfig, critic: CriticConfig) -> ModelConfig:

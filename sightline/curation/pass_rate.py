@@ -10,6 +10,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self, cast
@@ -17,24 +18,24 @@ from typing import Self, cast
 from pydantic import Field, model_validator
 
 from sightline.cluster.placement import place_engine
+from sightline.config import EngineAlone
 from sightline.curation.journal import ANSWERED, Journal
 from sightline.data import DataConfig, as_asked, load_rows
 from sightline.data.writing import refuse_inputs, require_writable, write_problems
 from sightline.errors import DataError, RunError
 from sightline.models.config import ModelConfig
 from sightline.progress import live_line
-from sightline.prompts import Inputs, PromptSet, load_inputs, prompts_of
+from sightline.prompts import Inputs, PromptSet, demand_of, load_inputs, prompts_of
 from sightline.rewards.config import RewardConfig
 from sightline.rewards.scorer import Scorer
 from sightline.rollout.engine import Engine, Sampling
-from sightline.section import Section
 from sightline.types import Problem, Prompt, ScoredRollout
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class PassRateConfig(Section):
-    """Which problems are kept, and how they are asked."""
+class PassRateConfig(EngineAlone):
+    """Which problems are kept, how they are asked, and what answers."""
 
     low: float = Field(default=0.1, ge=0, le=1)
     """Smallest pass rate that is kept."""
@@ -153,7 +154,7 @@ def filter_by_pass_rate(data: DataConfig, out: Path, *, model: ModelConfig, conf
     The problems are asked as the data section says; written is the row without its system prompt and template, with
     the metadata pass_rate, num_passes and num_samples (answers that were scored). After an interruption, and
     for other bounds, call it again: a batch whose rates are in OUT.rates.jsonl is not asked. An answer is a
-    function of seed, problem id and prompt, apart from the rounding of the batch that it is computed in.
+    function of engine, seed, problem id and prompt, apart from the rounding of the batch that it is computed in.
 
     Raises DataError, and leaves `out` as it is, if no problem is within the bounds. Raises DataError, ModelError or
     ConfigError for what can't be used, a file that is read here and one that can't be written included, and RunError if
@@ -207,9 +208,14 @@ def _ask(
     missing = [batch for batch in batches if not all(_is_recorded(journal, prompts.problems[i]) for i in batch)]
     if not missing:
         return 0, 0.0
-    engine = place_engine(inputs, max_sequences=config.max_sequences)
+    demand = demand_of([prompts], max_response_tokens=config.max_response_tokens)
     total_seconds = 0.0
-    with live_line("pass rate", done=len(batches) - len(missing), total=len(batches)) as line:
+    with (
+        closing(
+            place_engine(inputs, demand, engine=config.engine, vllm=config.vllm, max_sequences=config.max_sequences)
+        ) as engine,
+        live_line("pass rate", done=len(batches) - len(missing), total=len(batches)) as line,
+    ):
         for batch in missing:
             begun = time.monotonic()
             for problem, rate in _ask_batch([prompts[index] for index in batch], engine, scorer, config):

@@ -1,16 +1,11 @@
-"""What the loop asks of a learner; GPUs and processes hide behind it.
+"""What the loop asks of a learner; GPUs and processes hide behind it."""
 
-Shapes: N response tokens of the batch.
-"""
-
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
-
 from sightline.algorithms.algorithm import Algorithm
 from sightline.batch import TrainBatch
+from sightline.models.lora import PlainWeights
 
 
 class Learner(Protocol):
@@ -38,7 +33,14 @@ class Learner(Protocol):
         """
         ...
 
-    def weights(self) -> Mapping[str, Tensor]:
+    def check_engine(self, batch: TrainBatch) -> dict[str, float]:
+        """Compare the batch's sampling log-probabilities with the policy's and learn nothing; give the metrics.
+
+        Raises RunError like `update`.
+        """
+        ...
+
+    def weights(self) -> PlainWeights:
         """The policy's parameters by name, tied ones once, an adapter merged in; for an engine."""
         ...
 

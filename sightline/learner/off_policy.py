@@ -1,4 +1,4 @@
-"""How far the learner's policy is from the one that sampled: gaps, KL, chi-squared divergence, sample share.
+"""How far the learner's policy is from the one that sampled: KL, chi-squared divergence, sample share.
 
 Definitions as in verl 0.9.1, `rollout_corr_helper.py`; the ratio is learner / engine.
 Shapes: N response tokens, C counting tokens, A answers with a counting token.
@@ -13,7 +13,7 @@ from sightline.algorithms.surrogates import bounded_log_ratio, log_ratio
 def off_policy_metrics(
     sampling_logprobs_N: Tensor, logprobs_N: Tensor, response_mask_N: Tensor, answer_N: Tensor
 ) -> dict[str, float]:
-    """Metrics `parity/...` and `off_policy/...` over the counting tokens, in nats; none if no token counts.
+    """Metrics `off_policy/...` over the counting tokens, in nats; none if no token counts.
 
     `answer_N` says which answer a token belongs to. Exponents are held within +-20; NaN log-probabilities give NaN.
     """
@@ -28,8 +28,6 @@ def off_policy_metrics(
     gap_sum_A = torch.zeros(len(lengths_A), dtype=torch.float64).index_add(0, answer_C, gap_C)
     ratio_A = bounded_log_ratio(-gap_sum_A).exp()
     values = {
-        "parity/mean_abs_logprob_gap": gap_C.abs().mean(),
-        "parity/max_abs_logprob_gap": gap_C.abs().max(),
         "off_policy/kl": gap_C.mean(),
         "off_policy/k3": (ratio_C - log_ratio_C - 1).mean(),
         "off_policy/chi2_token": ratio_C.square().mean() - 1,

@@ -20,6 +20,7 @@ from sightline.learner.critic import Critic, value_metrics
 from sightline.learner.kl_control import KlControl
 from sightline.learner.off_policy import off_policy_metrics
 from sightline.learner.optimized_model import OptimizedModel
+from sightline.learner.parity import disagreement, parity_metrics
 from sightline.learner.policy import BasePolicy, Policy
 from sightline.models.family import Family
 from sightline.models.image_inputs import VisionEncoder
@@ -68,7 +69,7 @@ class TorchLearner:
         """See `Learner.policy_version`."""
         return self._policy_version
 
-    def weights(self) -> Mapping[str, Tensor]:
+    def weights(self) -> PlainWeights:
         """See `Learner.weights`."""
         return PlainWeights(self._policy.model)
 
@@ -142,22 +143,22 @@ class TorchLearner:
         metrics = {name: value if name == "loss/total" else value / num_tokens for name, value in sums.items()}
         return metrics, logprobs_N
 
+    def check_engine(self, batch: TrainBatch) -> dict[str, float]:
+        """See `Learner.check_engine`."""
+        return self._compare_with_engine(batch, self._policy.logprobs(batch))
+
     def _compare_with_engine(self, batch: TrainBatch, logprobs_N: Tensor) -> dict[str, float]:
         """Metrics of the gap to the engine; raises RunError, with no gradient left, where it is beyond the limit."""
         if batch.sampling_logprobs_N is None:
             return {}
-        metrics = off_policy_metrics(
+        metrics = parity_metrics(batch, logprobs_N)
+        message = disagreement(metrics, batch, logprobs_N, limit=self._config.max_mean_logprob_gap)
+        if message is not None:
+            self._learning.discard_gradients()
+            raise RunError(message)
+        return metrics | off_policy_metrics(
             batch.sampling_logprobs_N, logprobs_N, batch.response_mask_N, batch.answer_of_token_N
         )
-        mean, limit = metrics.get("parity/mean_abs_logprob_gap", 0.0), self._config.max_mean_logprob_gap
-        if not mean <= limit:  # NaN is beyond every limit
-            self._learning.discard_gradients()
-            raise RunError(
-                f"engine and learner disagree: their log-probabilities differ by {mean:.3g} nats on average and "
-                f"{metrics['parity/max_abs_logprob_gap']:.3g} at most, beyond learner.max_mean_logprob_gap = "
-                f"{limit:g}; the weights were not changed. Raise the limit only if a lower precision explains the gap"
-            )
-        return metrics
 
     def _apply_gradients(self) -> dict[str, float]:
         step = self._learning.apply_gradients()

@@ -61,6 +61,14 @@ class ChatFormat:
         token_ids = iter(self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else ())
         return [each if isinstance(each, DataError) else len(next(token_ids)) + each.num_more for each in outlines]
 
+    def outline_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """The tokens of a prompt that `encode` made, before image tokens became what stands for a picture."""
+        assert prompt.text, f"{prompt.problem.place}: the prompt has lost its text, which ChatFormat.encode gives it"
+        ids = tuple(self.tokenizer(prompt.text, add_special_tokens=False)["input_ids"])
+        num_image_tokens = ids.count(self.tokenizer.convert_tokens_to_ids(self.image_token))
+        assert num_image_tokens == len(prompt.images), "one image token for each image, as ChatFormat.encode checks"
+        return ids
+
     def _outline(self, problem: Problem, rendered: str | DataError) -> "_Outline | DataError":
         if isinstance(rendered, DataError):
             return rendered
@@ -99,6 +107,11 @@ class _Outline:
 
     text: str
     num_more: int
+
+
+def size_settings(image_processor: Any) -> dict[str, object]:
+    """The processor's bounds of an image's size, under the name and keys that it takes them by."""
+    return {"size": {key: int(value) for key, value in dict(image_processor.size).items() if value is not None}}
 
 
 def end_token_ids(model_path: str, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -53,12 +53,20 @@ class Family(Protocol):
         """Tokens of each problem's prompt, or why it can't be one; encodes no picture. Safe in several threads."""
         ...
 
+    def outline_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's tokens with a single image token for each image, as engines take it that expand them."""
+        ...
+
     def num_image_tokens(self, image: ImageRef) -> int:
         """Rows of features of an image, by arithmetic on its size alone."""
         ...
 
     def scaled_size(self, image: ImageRef) -> tuple[int, int]:
         """Width and height, in pixels, to which an image is scaled for the vision tower."""
+        ...
+
+    def image_settings(self) -> dict[str, object]:
+        """Settings of the image processor that bound an image's size, by its own names; JSON can hold them."""
         ...
 
     def preprocess(self, image: PIL.Image.Image) -> ImageInputs:
@@ -86,6 +94,10 @@ class Family(Protocol):
 
         The features replace the image tokens in reading order.
         """
+        ...
+
+    def checkpoint_name(self, name: str) -> str:
+        """A parameter's name in checkpoint files, given its name in the loaded model."""
         ...
 
     def output_head(self, model: PreTrainedModel) -> nn.Linear:

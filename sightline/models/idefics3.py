@@ -18,6 +18,7 @@ from sightline.models.chat import (
     end_token_ids,
     ids_beyond_vocabulary,
     require_token_id,
+    size_settings,
     token_ids_of,
 )
 from sightline.models.family import ImageInputs
@@ -92,6 +93,10 @@ class Idefics3:
         """See `Family.prompt_lengths`."""
         return self._chat.lengths(problems)
 
+    def outline_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """See `Family.outline_ids`."""
+        return self._chat.outline_ids(prompt)
+
     def _image_text(self, image: ImageRef) -> ImageText:
         rows, columns = self.tiles(image)
         whole = f"{FAKE_TOKEN}{GLOBAL_TOKEN}{IMAGE_TOKEN}{FAKE_TOKEN}"
@@ -128,6 +133,10 @@ class Idefics3:
         """See `Family.scaled_size`: whole tiles; the tower also sees all in one tile."""
         rows, columns = self.tiles(image)
         return max(columns, 1) * self._tile_side, max(rows, 1) * self._tile_side
+
+    def image_settings(self) -> dict[str, object]:
+        """See `Family.image_settings`."""
+        return size_settings(self._images)
 
     def preprocess(self, image: PIL.Image.Image) -> ImageInputs:
         """See `Family.preprocess`."""
@@ -167,6 +176,10 @@ class Idefics3:
             attention_plan=plan,
         )
         return output.last_hidden_state
+
+    def checkpoint_name(self, name: str) -> str:
+        """See `Family.checkpoint_name`: the same."""
+        return name
 
     def output_head(self, model: PreTrainedModel) -> nn.Linear:
         """See `Family.output_head`."""

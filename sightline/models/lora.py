@@ -74,6 +74,27 @@ class PlainWeights(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._parameters)
 
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """Names of the weights that ever change: those that learn, and those under an adapter."""
+        return tuple(name for name, each in self._parameters.items() if each.requires_grad or name in self._adapted)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A weight's shape; merges nothing."""
+        return tuple(self._parameters[name].shape)
+
+    def unmerged(self) -> "PlainWeights":
+        """The same weights as they are without the adapter."""
+        plain = PlainWeights(self.model)
+        plain._adapted = {}
+        return plain
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter as `peft.PeftModel.from_pretrained(base, ...)` takes it; the model must have one."""
+        cast("Any", self.model).peft_config["default"].save_pretrained(folder)
+        adapter = {name: tensor.detach().contiguous() for name, tensor in _adapter_tensors(self.model).items()}
+        save_file(adapter, folder / ADAPTER_FILE)
+
 
 def check_adapter(model: nn.Module, config: LoraConfig) -> None:
     """Raise ConfigError if there is no peft, or `model`, which may be empty, has no layers of the names asked for."""
@@ -144,9 +165,7 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
     state = {_plain_name(name): tensor for name, tensor in model.state_dict().items() if not _is_adapter(name)}
     # One merged weight on the device at a time: a second language model may not fit there.
     model.save_pretrained(folder, state_dict=state | {name: plain[name].cpu() for name in merged})
-    cast("Any", model).peft_config["default"].save_pretrained(folder / ADAPTER_FOLDER)
-    adapter = {name: tensor.detach().contiguous() for name, tensor in _adapter_tensors(model).items()}
-    save_file(adapter, folder / ADAPTER_FOLDER / ADAPTER_FILE)
+    plain.save_adapter(folder / ADAPTER_FOLDER)
 
 
 def load_adapter(model: PreTrainedModel, checkpoint: Path) -> None:

@@ -18,6 +18,7 @@ from sightline.models.chat import (
     end_token_ids,
     ids_beyond_vocabulary,
     require_token_id,
+    size_settings,
     token_ids_of,
 )
 from sightline.models.family import ImageInputs
@@ -31,6 +32,7 @@ VISION_TOKENS = (
     IMAGE_TOKEN,
     "<|video_pad|>",
 )
+CHECKPOINT_PREFIXES = (("model.language_model.", "model."), ("model.visual.", "visual."))  # of the model, of its files
 
 
 class Qwen2VL:
@@ -74,6 +76,10 @@ class Qwen2VL:
         """See `Family.prompt_lengths`."""
         return self._chat.lengths(problems)
 
+    def outline_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """See `Family.outline_ids`."""
+        return self._chat.outline_ids(prompt)
+
     def _image_text(self, image: ImageRef) -> ImageText:
         return ImageText(IMAGE_TOKEN, self.num_image_tokens(image))
 
@@ -105,6 +111,10 @@ class Qwen2VL:
         """See `Family.scaled_size`."""
         rows, columns = self.grid(image)
         return columns * self._token_side, rows * self._token_side
+
+    def image_settings(self) -> dict[str, object]:
+        """See `Family.image_settings`."""
+        return size_settings(self._images)
 
     def preprocess(self, image: PIL.Image.Image) -> ImageInputs:
         """See `Family.preprocess`."""
@@ -161,6 +171,13 @@ class Qwen2VL:
             attention_plan=plan,
         )
         return output.last_hidden_state
+
+    def checkpoint_name(self, name: str) -> str:
+        """See `Family.checkpoint_name`: checkpoints keep the names that the family was published with."""
+        for loaded, published in CHECKPOINT_PREFIXES:
+            if name.startswith(loaded):
+                return published + name.removeprefix(loaded)
+        return name
 
     def output_head(self, model: PreTrainedModel) -> nn.Linear:
         """See `Family.output_head`."""

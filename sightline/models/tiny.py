@@ -240,6 +240,7 @@ def _idefics_config(config_class: Callable[..., PreTrainedConfig], processor: Pr
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": True,  # as the whole config says: some loaders look here
     }
     vision = {
         "hidden_size": VISION_HIDDEN_SIZE,

@@ -3,8 +3,7 @@
 Shapes: P prompts of a wave, B live answers, T tokens, V vocabulary, L most response tokens.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -20,7 +19,7 @@ from sightline.models.lora import PlainWeights
 from sightline.models.precision import forward_precision
 from sightline.rollout.decoding import DecodePlan, PrefillPlan
 from sightline.rollout.engine import Sampling
-from sightline.rollout.sampling import draw_tokens, rollout_generator, token_logprobs
+from sightline.rollout.sampling import draw_tokens, first_indices, rollout_generator, token_logprobs
 from sightline.rollout.threads import run_steps
 from sightline.types import Prompt, Rollout
 
@@ -75,14 +74,21 @@ class TransformersEngine:
         self._forbidden = torch.tensor(family.forbidden_token_ids, device=self._device)
         self._end = torch.tensor(family.end_token_ids, device=self._device)
 
-    def load_weights(self, weights: Mapping[str, Tensor], *, policy_version: int) -> None:
+    def load_weights(self, weights: PlainWeights, *, policy_version: int) -> None:
         """Take over another model's weights; the model's own, and its adapter's, are where they belong already."""
-        if not (isinstance(weights, PlainWeights) and weights.model is self._model):
+        if weights.model is not self._model:
             own = dict(self._model.named_parameters())
             with torch.no_grad():
                 for name, weight in weights.items():
                     own[name].copy_(weight)
         self._policy_version = policy_version
+
+    def metrics(self) -> dict[str, float]:
+        """None: beside generating it does nothing."""
+        return {}
+
+    def close(self) -> None:
+        """Nothing is to be given up: the model is the learner's."""
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
@@ -95,7 +101,7 @@ class TransformersEngine:
         prompts_a_wave = max(1, self._max_sequences // sampling.group_size)
         groups: list[list[Rollout]] = []
         with forward_precision(self._device):
-            firsts = _first_indices(prompts, sampling.group_size)
+            firsts = first_indices(prompts, sampling.group_size)
             for first in range(0, len(prompts), prompts_a_wave):
                 wave = slice(first, first + prompts_a_wave)
                 groups += self._generate_wave(prompts[wave], firsts[wave], sampling)
@@ -220,16 +226,6 @@ class TransformersEngine:
             for number, text in enumerate(texts)
         ]
         return [rollouts[first : first + size] for first in range(0, len(rollouts), size)]
-
-
-def _first_indices(prompts: Sequence[Prompt], group_size: int) -> list[int]:
-    """Where each group's random streams begin: a problem that comes again goes on where its last group ended."""
-    seen: Counter[str] = Counter()
-    firsts: list[int] = []
-    for prompt in prompts:
-        firsts.append(group_size * seen[prompt.problem.id])
-        seen[prompt.problem.id] += 1
-    return firsts
 
 
 def _rows(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:

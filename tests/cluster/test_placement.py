@@ -9,15 +9,24 @@ import pytest
 import torch
 
 from sightline.algorithms.critic import CriticConfig
-from sightline.cluster.placement import Placement, critic_model, place_training
-from sightline.config import TrainRecipe
+from sightline.cluster import placement as placement_module
+from sightline.cluster.engine_plan import Machine
+from sightline.cluster.placement import Placement, critic_model, place_engine, place_fine_tuning, place_training
+from sightline.config import SftRecipe, TrainRecipe, VllmConfig
 from sightline.dry_run import plan_training
-from sightline.errors import ModelError
+from sightline.errors import ConfigError, ModelError, RunError
+from sightline.images import ImageStore
 from sightline.learner.critic import Critic
 from sightline.learner.torch_learner import TorchLearner
 from sightline.models.config import ModelConfig
-from sightline.prompts import load_inputs
+from sightline.models.family import Family
+from sightline.models.lora import PlainWeights
+from sightline.prompts import Demand, load_inputs
+from sightline.rollout.engine_settings import EngineSettings
+from sightline.rollout.transformers_engine import TransformersEngine
+from sightline.rollout.vllm_version import VllmBuild
 
+DEMAND = Demand(max_prompt_tokens=64, max_response_tokens=8, max_images=1)
 PPO = {"name": "ppo", "kl": {"coefficient": 0.0}}
 
 
@@ -37,7 +46,7 @@ def _place(
     model: Path | dict[str, Any], algorithm: dict[str, Any], *, checkpoint: Path | None = None, **rest: Any
 ) -> Placement:
     recipe = _recipe(model, algorithm, **rest)
-    return place_training(recipe, load_inputs(recipe.model), checkpoint=checkpoint)
+    return place_training(recipe, load_inputs(recipe.model), DEMAND, checkpoint=checkpoint)
 
 
 def _learner(placement: Placement) -> TorchLearner:
@@ -229,3 +238,140 @@ def test_a_dry_run_with_lora_counts_the_adapters_optimizer_and_no_reference(
     assert "  reference: the model without its adapter, no copy" in lines
     assert f"  gradients and AdamW: {12 * adapter / 2**30:.2f} GiB" in lines
     assert f"critic: {base + adapter:,} parameters, {adapter:,} learn" in plan(PPO).splitlines()
+
+
+class NotingEngine:
+    """Stands where a vLLM engine would, and notes how it was made, what it was handed, and its end."""
+
+    def __init__(
+        self,
+        family: Family,
+        images: ImageStore,
+        settings: EngineSettings,
+        *,
+        log_file: Path,
+        policy_version: int = 0,
+    ) -> None:
+        self.settings = settings
+        self.log_file = log_file
+        self.policy_version = policy_version
+        self.handed: list[tuple[dict[str, torch.Tensor], int]] = []
+        self.is_closed = False
+
+    def load_weights(self, weights: PlainWeights, *, policy_version: int) -> None:
+        self.handed.append(({name: weights[name].clone() for name in weights.changing}, policy_version))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GPU, with a vLLM that a NotingEngine stands for."""
+    machine = Machine(num_gpus=0, find_vllm=lambda: VllmBuild("0.32.0", is_cpu=True))
+    monkeypatch.setattr(Machine, "here", lambda: machine)
+    monkeypatch.setattr(placement_module, "VllmEngine", NotingEngine)
+
+
+def _noting(placement: Placement) -> NotingEngine:
+    assert isinstance(placement.engine, NotingEngine)
+    return placement.engine
+
+
+@pytest.mark.usefixtures("vllm")
+def test_a_vllm_engine_starts_from_the_recipes_model_and_logs_into_the_run(tiny_folders: dict[str, Path]) -> None:
+    folder = tiny_folders["qwen2_5_vl"]
+    engine = _noting(_place(folder, {"name": "grpo"}, engine="vllm", rollout={"max_sequences": 9}))
+    assert (engine.settings.host.model_path, engine.settings.host.max_sequences) == (str(folder), 9)
+    assert engine.settings.host.max_model_tokens == 64 + 8
+    assert engine.log_file == Path("run/engine.log")
+    assert engine.handed == [], "it has read the same weights from the disk"
+
+
+@pytest.mark.usefixtures("vllm")
+def test_the_engine_of_a_resumed_run_starts_from_the_recipes_model_and_is_handed_what_was_learned(
+    tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tiny_folders["qwen2_5_vl"]
+    before = _place(folder, {"name": "grpo"})
+    with torch.no_grad():
+        for weight in _learner(before)._policy.model.parameters():
+            weight.add_(0.5)
+    before.learner.save(tmp_path)
+    engine = _noting(_place(folder, {"name": "grpo"}, engine="vllm", checkpoint=tmp_path))
+    assert engine.settings.host.model_path == str(folder), "the checkpoint may be pruned before a restart"
+    ((handed, version),) = engine.handed
+    assert version == engine.policy_version == before.learner.policy_version
+    learned = dict(before.learner.weights())
+    assert set(handed) == set(learned)
+    assert all(torch.equal(handed[name], learned[name]) for name in handed)
+
+
+@pytest.mark.usefixtures("vllm")
+def test_an_adapter_is_handed_over_before_the_first_rollout(tiny_folders: dict[str, Path]) -> None:
+    engine = _noting(_place(_lora(tiny_folders["qwen2_5_vl"]), {"name": "grpo"}, engine="vllm"))
+    ((handed, _),) = engine.handed
+    assert handed
+    assert all("language_model.layers" in name for name in handed)
+
+
+@pytest.mark.usefixtures("vllm")
+def test_an_engine_that_takes_no_weights_is_given_up_before_the_error_goes_on(
+    tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[bool] = []
+
+    def load_weights(*_: object, **__: object) -> None:
+        raise RunError("it died")
+
+    monkeypatch.setattr(NotingEngine, "load_weights", load_weights)
+    monkeypatch.setattr(NotingEngine, "close", lambda self: closed.append(True))
+    with pytest.raises(RunError, match="it died"):
+        _place(_lora(tiny_folders["qwen2_5_vl"]), {"name": "grpo"}, engine="vllm")
+    assert closed == [True]
+
+
+@pytest.mark.usefixtures("vllm")
+def test_at_the_end_of_a_placements_block_its_engine_is_given_up(tiny_folders: dict[str, Path]) -> None:
+    with _place(tiny_folders["qwen2_5_vl"], {"name": "grpo"}, engine="vllm") as placement:
+        assert not _noting(placement).is_closed
+    assert _noting(placement).is_closed
+    failed = _place(tiny_folders["qwen2_5_vl"], {"name": "grpo"}, engine="vllm")
+    with pytest.raises(RunError), failed:
+        raise RunError("the reward server left")
+    assert _noting(failed).is_closed
+
+
+@pytest.mark.usefixtures("vllm")
+def test_fine_tuning_gets_an_engine_for_its_evaluations(tiny_folders: dict[str, Path]) -> None:
+    content = {"model": str(tiny_folders["qwen2_5_vl"]), "data": "rows.jsonl", "output_dir": "run", "engine": "vllm"}
+
+    def place(**rest: object) -> Placement:
+        recipe = SftRecipe.model_validate(content | rest)
+        return place_fine_tuning(recipe, load_inputs(recipe.model), DEMAND, checkpoint=None)
+
+    assert _noting(place(evaluation={"data": "heldout.jsonl"})).log_file == Path("run/engine.log")
+    assert isinstance(place().engine, TransformersEngine)
+    assert isinstance(place(engine="auto", evaluation={"data": "heldout.jsonl"}).engine, TransformersEngine)
+
+
+@pytest.mark.usefixtures("vllm")
+def test_an_engine_alone_is_what_its_caller_names(tiny_folders: dict[str, Path], tmp_path: Path) -> None:
+    inputs = load_inputs(ModelConfig(path=str(tiny_folders["qwen2_5_vl"])))
+    alone = place_engine(inputs, DEMAND, engine="vllm", vllm=VllmConfig(max_restarts=1), max_sequences=3)
+    assert isinstance(alone, NotingEngine)
+    assert (alone.settings.max_restarts, alone.settings.host.max_sequences) == (1, 3)
+    assert alone.log_file.is_file()
+    alone.log_file.unlink()
+    built_in = place_engine(inputs, DEMAND, engine="auto", vllm=VllmConfig(), max_sequences=3)
+    assert isinstance(built_in, TransformersEngine)
+
+
+def test_a_recipe_whose_engine_can_not_run_here_is_refused_before_weights_are_read(
+    tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Machine, "here", lambda: Machine(num_gpus=0, find_vllm=lambda: None))
+    folder = shutil.copytree(tiny_folders["qwen2_5_vl"], tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="engine is vllm, which is not installed"):
+        _place(folder, {"name": "grpo"}, engine="vllm")

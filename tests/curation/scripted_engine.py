@@ -19,6 +19,7 @@ class ScriptedEngine:
         self._log = log
         self._seconds = seconds
         self.asked: list[list[Prompt]] = []
+        self.num_closed = 0
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[Rollout]]:
         self.asked.append(list(prompts))
@@ -32,6 +33,9 @@ class ScriptedEngine:
             [_rollout(prompt, index, self._script(prompt, index, sampling)) for index in range(sampling.group_size)]
             for prompt in prompts
         ]
+
+    def close(self) -> None:
+        self.num_closed += 1
 
     @property
     def asked_ids(self) -> list[list[str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sightline.config import VllmConfig
 from sightline.curation import pass_rate
 from sightline.curation.pass_rate import PassRateConfig, PassRateReport, filter_by_pass_rate
 from sightline.data import DataConfig, load_problems
@@ -14,6 +15,7 @@ from sightline.errors import DataError, RunError, SightlineError
 from sightline.images import ImageStore
 from sightline.models.config import ModelConfig
 from sightline.models.tiny import write_tiny_model
+from sightline.prompts import Demand, Inputs
 from sightline.rewards.accuracy import Accuracy
 from sightline.rewards.component import Answer
 from sightline.rollout.engine import Sampling
@@ -36,7 +38,7 @@ def inputs_loaded_once(monkeypatch: pytest.MonkeyPatch, tiny_folders: dict[str, 
 
 
 def use_engine(engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
-    monkeypatch.setattr(pass_rate, "place_engine", lambda inputs, max_sequences: engine)
+    monkeypatch.setattr(pass_rate, "place_engine", lambda *_, **options: engine)
     return engine
 
 
@@ -178,6 +180,42 @@ def test_a_recipe_with_the_same_template_asks_what_the_filter_asked(
 def test_batches_are_pieces_of_the_source_in_its_order(engine: ScriptedEngine, filter_rows: Filter) -> None:
     filter_rows()
     assert engine.asked_ids == [["p0", "p1"], ["p2", "p3"], ["p4"]]
+
+
+def test_the_engine_is_placed_as_the_options_say_with_room_for_the_prompts(
+    filter_rows: Filter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: list[dict[str, Any]] = []
+
+    def place_engine(inputs: Inputs, demand: Demand, **options: Any) -> ScriptedEngine:
+        placed.append({"demand": demand, **options})
+        return ScriptedEngine(first_few_right)
+
+    monkeypatch.setattr(pass_rate, "place_engine", place_engine)
+    filter_rows(engine="vllm", vllm={"cache_gib": 2}, max_sequences=7)
+    (options,) = placed
+    vllm = VllmConfig(cache_gib=2)
+    assert {key: options[key] for key in ("engine", "vllm", "max_sequences")} == {
+        "engine": "vllm",
+        "vllm": vllm,
+        "max_sequences": 7,
+    }
+    asked = unchanging_tiny(filter_rows.model).inputs.family.prompt_lengths(
+        list(load_problems(DataConfig(path=str(filter_rows.source)), ImageStore()).problems)
+    )
+    assert options["demand"] == Demand(max_prompt_tokens=max(map(int, asked)), max_response_tokens=8, max_images=0)  # type: ignore[arg-type]
+
+
+def test_the_engine_is_given_up_at_the_end_and_after_a_failure(
+    engine: ScriptedEngine, filter_rows: Filter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filter_rows()
+    assert engine.num_closed == 1
+    filter_rows.write([{**row, "problem": f"Now: {row['problem']}"} for row in five_rows()])
+    monkeypatch.setattr(engine, "generate", lambda prompts, sampling: (_ for _ in ()).throw(RunError("it hung")))
+    with pytest.raises(RunError, match="it hung"):
+        filter_rows()
+    assert engine.num_closed == 2
 
 
 def test_other_bounds_ask_nothing_and_need_no_engine(

@@ -47,7 +47,7 @@ def test_killed_at_ten_random_moments_and_resumed_is_as_undisturbed(
     def run(folder: Path) -> None:
         engine = ScriptedEngine(right_now_and_then, log=folder / "asked", seconds=SECONDS_A_BATCH)
         pass_rate.load_inputs = lambda model, allow_urls: replace(inputs, images=ImageStore())
-        pass_rate.place_engine = lambda inputs, max_sequences: engine
+        pass_rate.place_engine = lambda *_, **options: engine
         config = PassRateConfig(num_samples=4, max_response_tokens=8, problems_per_batch=BATCH, low=0.3, high=0.7)
         filter_by_pass_rate(data, folder / "kept.jsonl", model=model, config=config)
 

@@ -1,13 +1,16 @@
 """Every family reads problems as its checkpoint's own processor does, and puts positions where its model does."""
 
+import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from sightline.errors import ConfigError, DataError
@@ -104,6 +107,110 @@ def _conversation(tiny: TinyModel) -> Prompt:
 
 def test_a_conversation_with_pictures_between_words_is_the_processors(any_tiny: TinyModel) -> None:
     _assert_read_as_by_the_processor(any_tiny, _conversation(any_tiny))
+
+
+def _expanded(tiny: TinyModel, prompt: Prompt) -> list[int]:
+    """The outline with each image token replaced by what the processor makes of its picture alone."""
+    family = tiny.inputs.family
+    pictures, expanded = iter(prompt.images), list[int]()
+    for token in family.outline_ids(prompt):
+        if token == family.image_token_id:
+            expanded += _processors_run(tiny, next(pictures))
+        else:
+            expanded.append(token)
+    assert next(pictures, None) is None
+    return expanded
+
+
+def _processors_run(tiny: TinyModel, picture: ImageRef) -> list[int]:
+    """What stands for one picture: what is left of its prompt between the texts around it."""
+    before, after = (Message(role="user", content=(text,)) for text in ("left", "right"))
+    message = Message(role="user", content=(picture,))
+    problem = Problem(id="a", messages=(before, message, after), answers=("1",), place="test")
+    prompt = tiny.inputs.family.encode_prompt(problem)
+    outline, whole = tiny.inputs.family.outline_ids(prompt), processor_inputs(tiny, prompt)["input_ids"][0].tolist()
+    place = outline.index(tiny.inputs.family.image_token_id)
+    return whole[place : len(whole) - (len(outline) - place - 1)]
+
+
+@pytest.mark.parametrize("sizes", [[], [(70, 45)], [(30, 90), (400, 200)]], ids=["none", "one", "two"])
+def test_an_outline_with_each_pictures_run_put_in_is_the_prompt(
+    any_tiny: TinyModel, sizes: list[tuple[int, int]]
+) -> None:
+    prompt = any_tiny.prompt("a", "How many red dots?", sizes)
+    outline = any_tiny.inputs.family.outline_ids(prompt)
+    assert outline.count(any_tiny.inputs.family.image_token_id) == len(sizes)
+    assert (
+        _expanded(any_tiny, prompt)
+        == list(prompt.token_ids)
+        == processor_inputs(any_tiny, prompt)["input_ids"][0].tolist()
+    )
+
+
+def test_an_outline_of_a_conversation_with_its_pictures_put_in_is_the_prompt(any_tiny: TinyModel) -> None:
+    prompt = _conversation(any_tiny)
+    assert _expanded(any_tiny, prompt) == list(prompt.token_ids)
+
+
+def test_a_prompt_that_lost_its_text_has_no_outline(any_tiny: TinyModel) -> None:
+    prompt = replace(any_tiny.prompt("a", "How many?", []), text="")
+    with pytest.raises(AssertionError, match="test, a: the prompt has lost its text"):
+        any_tiny.inputs.family.outline_ids(prompt)
+
+
+def test_names_of_parameters_in_checkpoints_are_those_that_transformers_writes(any_tiny: TinyModel) -> None:
+    with safe_open(Path(any_tiny.inputs.model.path) / "model.safetensors", "pt") as file:
+        written = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    parameters = any_tiny.model.named_parameters()
+    name_of = any_tiny.inputs.family.checkpoint_name
+    assert {name_of(name): tuple(weight.shape) for name, weight in parameters} == written
+
+
+def test_an_output_head_of_its_own_keeps_its_name_in_checkpoints(any_tiny: TinyModel) -> None:
+    assert any_tiny.inputs.family.checkpoint_name("lm_head.weight") == "lm_head.weight"
+
+
+@pytest.mark.parametrize("model_type", QWEN)
+@pytest.mark.parametrize(
+    ("limits", "size"),
+    [
+        ({}, {"shortest_edge": 784, "longest_edge": 1280 * 784}),
+        ({"min_pixels": 3136, "max_pixels": 78400}, {"shortest_edge": 3136, "longest_edge": 78400}),
+    ],
+    ids=["as published", "bounded"],
+)
+def test_image_settings_of_the_qwen_families_are_the_bounded_areas(
+    tiny_folders: dict[str, Path], model_type: str, limits: dict[str, int], size: dict[str, int]
+) -> None:
+    family = load_family(ModelConfig(path=str(tiny_folders[model_type]), **limits))
+    assert json.loads(json.dumps(family.image_settings())) == {"size": size}
+
+
+@pytest.mark.parametrize("model_type", ["smolvlm", "idefics3"])
+def test_image_settings_of_the_tiling_families_are_the_bounded_side(
+    tiny_folders: dict[str, Path], model_type: str
+) -> None:
+    for limits, side in (({}, 4 * 56), ({"max_pixels": 4 * 56 * 56}, 2 * 56)):
+        family = load_family(ModelConfig(path=str(tiny_folders[model_type]), **limits))
+        assert json.loads(json.dumps(family.image_settings())) == {"size": {"longest_edge": side}}
+
+
+def test_image_settings_bound_pictures_in_the_processor_as_in_the_family(any_tiny: TinyModel) -> None:
+    """As an engine does it that has loaded the checkpoint's own processor."""
+    bounded = load_family(ModelConfig(path=any_tiny.inputs.model.path, max_pixels=4 * 56 * 56))
+    picture = any_tiny.inputs.images.open(any_tiny.image(400, 300, seed=1))
+    theirs = any_tiny.inputs.family.processor.image_processor(
+        images=[[picture]], return_tensors="pt", **bounded.image_settings()
+    )
+    ours = bounded.preprocess(picture).tensors["pixel_values"]
+    assert torch.equal(theirs["pixel_values"].reshape(ours.shape), ours)
+
+
+def test_a_tiny_checkpoint_says_everywhere_that_its_output_head_is_the_embedding(any_tiny: TinyModel) -> None:
+    config = json.loads((Path(any_tiny.inputs.model.path) / "config.json").read_text())
+    assert config["tie_word_embeddings"] is True
+    assert config["text_config"].get("tie_word_embeddings", True) is True
+    assert any_tiny.inputs.family.output_head(any_tiny.model).weight is any_tiny.model.get_input_embeddings().weight
 
 
 @pytest.mark.parametrize("model_type", QWEN)

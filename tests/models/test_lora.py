@@ -166,6 +166,44 @@ def test_plain_weights_have_the_bases_names_and_the_adapter_merged_in(folder: Pa
     assert len(changed) == 14
 
 
+def test_weights_that_learn_or_lie_under_an_adapter_are_those_that_change(folder: Path) -> None:
+    model = _transformers_model(folder)
+    assert PlainWeights(model).changing == tuple(dict(model.named_parameters()))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("norm" in name)
+    assert PlainWeights(model).changing == tuple(name for name in dict(model.named_parameters()) if "norm" in name)
+    adapted = _adapted(folder)
+    under_adapter = {f"{name.split('.lora_')[0]}.weight" for name in _adapter(adapted)}
+    assert len(under_adapter) == 14
+    assert set(PlainWeights(adapted).changing) == under_adapter
+
+
+def test_weights_without_the_adapter_are_the_bases_and_those_with_it_stay_merged(folder: Path) -> None:
+    model, base = _adapted(folder, is_used=True), dict(_transformers_model(folder).named_parameters())
+    plain = PlainWeights(model)
+    unmerged = plain.unmerged()
+    assert all(torch.equal(unmerged[name], weight) for name, weight in base.items())
+    assert len(unmerged) == len(base)
+    assert len([name for name in plain if not torch.equal(plain[name], base[name])]) == 14
+
+
+def test_shapes_are_those_of_the_weights(folder: Path) -> None:
+    plain = PlainWeights(_adapted(folder))
+    assert {name: plain.shape(name) for name in plain} == {name: tuple(plain[name].shape) for name in plain}
+
+
+def test_an_adapter_alone_is_written_as_a_saved_model_has_it(qwen: Path, tmp_path: Path) -> None:
+    model = _adapted(qwen, is_used=True)
+    save_model(model, tmp_path / "model")
+    PlainWeights(model).save_adapter(tmp_path / "alone")
+    assert {path.name for path in (tmp_path / "alone").iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    for path in (tmp_path / "alone").iterdir():
+        assert path.read_bytes() == (tmp_path / "model" / "adapter" / path.name).read_bytes()
+
+
 def test_a_saved_model_is_the_live_one_for_transformers_alone(folder: Path, tmp_path: Path) -> None:
     model = _adapted(folder, is_used=True)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

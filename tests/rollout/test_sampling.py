@@ -7,7 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sightline.rollout.sampling import draw_tokens, rollout_generator, token_logprobs
+from sightline.rollout.sampling import (
+    draw_tokens,
+    first_indices,
+    rollout_generator,
+    stream_seed,
+    token_logprobs,
+)
+from tests.fakes import plain_prompt
 
 ALMOST_ONE = 1 - 2.0**-53  # the largest uniform number in float64
 
@@ -75,6 +82,28 @@ def test_a_rollouts_stream_depends_on_seed_stream_prompt_and_index_and_on_nothin
     ]
     assert len({first(*identity) for identity in identities}) == len(identities)
     assert [first(*identity) for identity in identities] == [first(*identity) for identity in identities]
+
+
+def test_a_streams_seed_is_a_function_of_its_identity_below_2_to_the_62() -> None:
+    identities = [
+        (seed, stream, prompt, index) for seed in (0, 1) for stream in "st" for prompt in "ab" for index in (0, 1)
+    ]
+    seeds = [stream_seed(*identity) for identity in identities]
+    assert len(set(seeds)) == 16
+    assert all(0 <= seed < 2**62 for seed in seeds)
+    assert any(seed >= 2**61 for seed in seeds)
+    assert seeds == [stream_seed(*identity) for identity in identities]
+
+
+def test_seed_and_generator_are_the_first_bits_of_the_identitys_sha256() -> None:
+    first_bits = 0xBFA870D6D66FB9B8  # printf '0\\0step 1\\0a\\0000' | sha256sum
+    assert stream_seed(0, "step 1", "a", 0) == first_bits >> 2
+    assert rollout_generator(0, "step 1", "a", 0).initial_seed() == first_bits >> 1
+
+
+def test_a_problem_that_comes_again_goes_on_in_its_streams() -> None:
+    prompts = [plain_prompt(name) for name in ("a", "b", "a", "a", "b")]
+    assert first_indices(prompts, 4) == [0, 0, 4, 8, 4]
 
 
 def test_log_probabilities_are_those_of_logits_over_the_temperature_without_forbidden_tokens() -> None:

@@ -16,6 +16,7 @@ from sightline.errors import SightlineError
 from sightline.learner.torch_learner import TorchLearner
 from sightline.models.attention import AttentionPlan
 from sightline.models.family import Family
+from sightline.models.lora import PlainWeights
 from sightline.rollout import transformers_engine
 from sightline.rollout.engine import Sampling
 from sightline.rollout.transformers_engine import COMPACT_BELOW, TransformersEngine
@@ -299,7 +300,7 @@ def test_loaded_weights_decide_the_next_answers(tiny_folders: dict[str, Path]) -
             parameter.mul_(1.5)
     engine = _engine(tiny)
     before = engine.generate(_mixed_prompts(tiny), _sampling())
-    engine.load_weights(dict(other.model.named_parameters()), policy_version=4)
+    engine.load_weights(PlainWeights(other.model), policy_version=4)
     after = engine.generate(_mixed_prompts(tiny), _sampling())
     assert _ids(after) == _ids(_engine(other).generate(_mixed_prompts(other), _sampling()))
     assert _ids(after) != _ids(before)
@@ -324,3 +325,11 @@ def test_generation_leaves_the_model_in_training_mode_and_without_gradients(tiny
     _engine(tiny).generate(_mixed_prompts(tiny), _sampling())
     assert tiny.model.training
     assert all(parameter.grad is None for parameter in tiny.model.parameters())
+
+
+def test_the_engine_beside_the_learner_has_nothing_to_tell_and_nothing_to_give_up(
+    tiny_folders: dict[str, Path],
+) -> None:
+    engine = _engine(load_tiny(tiny_folders["qwen2_5_vl"]))
+    engine.close()
+    assert engine.metrics() == {}

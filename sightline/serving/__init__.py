@@ -1,0 +1,1 @@
+"""A trained model behind OpenAI's web format, by vLLM in a process of its own."""

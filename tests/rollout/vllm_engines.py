@@ -1,0 +1,72 @@
+"""vLLM engines of tiny models as the trainer makes them, and the processes behind them."""
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sightline.models.config import ModelConfig
+from sightline.models.loading import load_model
+from sightline.rollout.engine_settings import EngineSettings
+from sightline.rollout.vllm_engine import VllmEngine
+from sightline.types import Prompt, Rollout
+from tests.fakes import TinyModel, one_at_a_time_logprobs, reference_copy
+from tests.rollout.hosts import host_settings
+
+TOLERANCE = 1e-4  # nats, float32
+
+
+def make_engine(tiny: TinyModel, folder: Path, log_folder: Path, *, max_restarts: int = 1) -> VllmEngine:
+    """An engine on the CPU that trains its vision tower too."""
+    settings = EngineSettings(
+        host=host_settings(folder),
+        devices=((),),
+        transfer="shared_memory",
+        bucket_bytes=2**18,  # several parts, and tensors larger than it
+        is_vision_frozen=False,
+        start_timeout_seconds=300,
+        deadline_seconds=300,
+        max_restarts=max_restarts,
+    )
+    return VllmEngine(tiny.inputs.family, tiny.inputs.images, settings, log_file=log_folder / "engine.log")
+
+
+def all_kinds(tiny: TinyModel) -> list[Prompt]:
+    """Prompts without a picture, with one, and with two of different sizes; one picture is in two prompts."""
+    return [
+        tiny.prompt("text", "How many dots?", []),
+        tiny.prompt("one", "Which colour?", [(84, 112)]),
+        tiny.prompt("two", "Left or right?", [(84, 112), (56, 140)]),
+        tiny.prompt("other", "A longer question about a picture, is it?", [(140, 84)]),
+    ]
+
+
+def shaken(folder: Path, *, seed: int) -> torch.nn.Module:
+    """The checkpoint's model with noise on every weight."""
+    model = load_model(ModelConfig(path=str(folder)), device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            scale = 0.2 * float(weight.std(correction=0)) + 0.01
+            weight.add_(torch.randn(weight.shape, generator=generator) * scale)
+    return model
+
+
+def largest_gap(tiny: TinyModel, model: torch.nn.Module, folder: Path, groups: Sequence[Sequence[Rollout]]) -> float:
+    """Between the rollouts' log-probabilities and those of transformers' own forward with the weights of `model`."""
+    oracle = reference_copy(tiny, folder)
+    oracle.model.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        return max(
+            float((one_at_a_time_logprobs(oracle, each.prompt, each.token_ids) - torch.tensor(each.logprobs)).abs().max())
+            for group in groups
+            for each in group
+        )
+
+
+def host_processes(of: int) -> list[int]:
+    """Ids of the vLLM processes that a process has started."""
+    command = ["ps", "-ww", "-o", "pid=", "-o", "args=", "--ppid", str(of)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "vllm_host" in line]
