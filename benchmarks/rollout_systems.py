@@ -26,6 +26,7 @@ from sightline.rollout.vllm_engine import VllmEngine
 
 FOLDER = Path(__file__).resolve().parent
 ALONE_SCRIPT = FOLDER / "rollout_vllm_alone.py"
+MOST_CPU_BATCH_TOKENS = 2**16  # as in sightline/rollout/vllm_host/loading.py, which only a process of vLLM imports
 REPLY_SECONDS = 1800.0
 # As Sightline's engine process has it, so that the two differ in nothing but Sightline.
 IN_PROCESS_ENVIRONMENT = {
@@ -215,7 +216,7 @@ def llm_arguments(place: Place) -> dict[str, object]:
     if place.device.type == "cuda":
         return shared | {"gpu_memory_utilization": place.memory_fraction}
     # vLLM's CPU sampler fails on answers with a seed whose prompt is read in several pieces, so that none may be.
-    num_batched_tokens = max(8192, place.shape.max_tokens + place.shape.num_sequences)
+    num_batched_tokens = min(place.shape.num_sequences * place.shape.max_tokens, MOST_CPU_BATCH_TOKENS)
     return shared | {
         "kv_cache_memory_bytes": CPU_CACHE_BYTES,
         "enable_chunked_prefill": False,

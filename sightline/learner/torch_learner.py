@@ -26,7 +26,8 @@ from sightline.models.family import Family
 from sightline.models.image_inputs import VisionEncoder
 from sightline.models.lora import PlainWeights, save_model
 
-STATE_FILE = "learner_state.json"
+STATE_FOLDER = "learner"  # beside the model: engines take every *.safetensors beside it for weights of its own
+STATE_FILE = "state.json"
 CRITIC_FOLDER = "critic"
 SUMMED_METRICS = {"update/skipped", "critic/skipped"}  # over a step's updates; the others are averaged
 
@@ -172,19 +173,22 @@ class TorchLearner:
         """See `Learner.save`."""
         save_model(self._policy.model, folder)
         self._policy.family.processor.save_pretrained(folder)
-        self._learning.save(folder)
+        own = folder / STATE_FOLDER
+        own.mkdir()
+        self._learning.save(own)
         state = {"num_updates": self._learning.num_updates, "policy_version": self._policy_version}
-        (folder / STATE_FILE).write_text(json.dumps(state | self._kl.save(folder)))
+        (own / STATE_FILE).write_text(json.dumps(state | self._kl.save(own)))
         if self._critic is not None:
             self._critic.save(folder / CRITIC_FOLDER)
 
     def restore(self, folder: Path) -> None:
         """See `Learner.restore`."""
-        state = json.loads((folder / STATE_FILE).read_text())
-        self._learning.restore(folder, num_updates=int(state["num_updates"]))
+        own = folder / STATE_FOLDER
+        state = json.loads((own / STATE_FILE).read_text())
+        self._learning.restore(own, num_updates=int(state["num_updates"]))
         self._policy_version = int(state["policy_version"])
         self._kl.restore(
-            folder, kl_coefficient=state["kl_coefficient"], reference_version=int(state["reference_version"])
+            own, kl_coefficient=state["kl_coefficient"], reference_version=int(state["reference_version"])
         )
         if self._critic is not None:
             self._critic.restore(folder / CRITIC_FOLDER)

@@ -25,6 +25,7 @@ _LOG_BYTES = 2**16  # of the log's end that are searched for an error
 _MAX_LINE_CHARS = 300
 
 _TERMINAL_CODE = re.compile(r"\x1b\[[0-9;]*m")
+_NOISE = re.compile(r"\b(?:INFO|WARNING|DEBUG)\b|Warning: |it/s\]")
 _EXCEPTION = re.compile(r"(?:^|[\s:])(?:\w+\.)*[A-Z]\w*(?:Error|Exception|Interrupt|Failure): \S")
 _TROUBLE = re.compile(r"error|fatal|abort|terminate|segmentation|out of memory|killed", re.IGNORECASE)
 
@@ -308,7 +309,7 @@ def _ending(code: int) -> str:
 
 
 def _last_error(log_file: Path, start: int) -> str:
-    """The last line of the log from byte `start` on that names an exception, else that sounds like trouble, or ""."""
+    """The last line of the log from byte `start` on that names an exception, else sounds like trouble, else any."""
     try:
         with log_file.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
@@ -317,7 +318,7 @@ def _last_error(log_file: Path, start: int) -> str:
     except OSError:
         return ""
     lines = [_TERMINAL_CODE.sub("", line).strip() for line in text.splitlines()]
-    lines = [line for line in lines if line][::-1]
+    lines = [line for line in lines if line and not _NOISE.search(line)][::-1]
     for pattern in (_EXCEPTION, _TROUBLE):
         for line in lines:
             if pattern.search(line):

@@ -1,7 +1,7 @@
 """Algorithms learn: ten steps raise the held-out accuracy of the quickstart; benchmarks/algorithms.py has all."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,19 @@ def quickstart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_ten_steps_raise_the_heldout_accuracy(quickstart_folder: Path, tmp_path: Path, name: str) -> None:
+    _require_learned(_train(quickstart_folder, tmp_path / "run", ALGORITHMS[name]))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_ten_steps_on_vllm_raise_the_heldout_accuracy_as_well(quickstart_folder: Path, tmp_path: Path) -> None:
+    run = _train(quickstart_folder, tmp_path / "run", ("engine=vllm",))
+    _require_learned(run)
+    metrics = run.read_metrics()
+    assert max(step["parity/one_picture/max_abs_logprob_gap"] for step in metrics) < 1e-4
+    assert min(step["engine/weight_transfer_bytes"] for step in metrics) > 0
+
+
+def _train(quickstart_folder: Path, out: Path, overrides: Sequence[str]) -> RunDirectory:
     [start] = (quickstart_folder / "sft" / "checkpoints").glob("step_*")
     recipe = load_recipe(
         REPOSITORY / "recipes" / "quickstart.yaml",
@@ -43,15 +56,19 @@ def test_ten_steps_raise_the_heldout_accuracy(quickstart_folder: Path, tmp_path:
             f"model={start}",
             f"data={quickstart_folder}/data/train.jsonl",
             f"evaluation={{data: {quickstart_folder}/data/heldout.jsonl}}",
-            f"output_dir={tmp_path}/run",
+            f"output_dir={out}",
             "steps=10",
             "learner.num_minibatches=2",
-            *ALGORITHMS[name],
+            *overrides,
         ],
         TrainRecipe,
     )
     train(recipe)
-    evaluations: Mapping[str, Any] = RunDirectory.read(tmp_path / "run").read_evaluations()
+    return RunDirectory.read(out)
+
+
+def _require_learned(run: RunDirectory) -> None:
+    evaluations: Mapping[str, Any] = run.read_evaluations()
     before, after = (evaluations[when]["sampled"]["accuracy"] for when in ("before", "after"))
     variance = (before * (1 - before) + after * (1 - after)) / evaluations["after"]["num_problems"]
     assert after - before - 1.96 * math.sqrt(variance) > 0.15, f"{before:.3f} to {after:.3f}"

@@ -189,7 +189,7 @@ def test_grpo_with_kl_in_the_loss_goes_on_to_the_bit_and_leaves_a_whole_checkpoi
     assert metrics[0]["kl/mean"] == 0
     assert metrics[-1]["kl/mean"] > 1e-4
     checkpoint = tmp_path / "at once" / "run" / "checkpoints" / f"step_{test_resume.NUM_STEPS:06d}"
-    assert all("lora_" in name for name in load_file(checkpoint / "optimizer.safetensors"))
+    assert all("lora_" in name for name in load_file(checkpoint / "learner" / "optimizer.safetensors"))
     assert (checkpoint / "adapter" / "adapter_config.json").is_file()
     assert {path.suffix for path in checkpoint.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".jinja"}
     figures = tmp_path / "figures.json"

@@ -165,7 +165,7 @@ def test_a_checkpoint_keeps_optimizer_state_of_the_adapter_and_the_value_head_al
     tiny, learner = _learner(algorithm, tiny_qwen_folder)
     update(learner, mixed_batch(tiny), algorithm)
     learner.save(tmp_path)
-    policy, critic = (load_file(folder / "optimizer.safetensors") for folder in (tmp_path, tmp_path / "critic"))
+    policy, critic = (load_file(tmp_path / each / "optimizer.safetensors") for each in ("learner", "critic"))
     assert policy
     assert all(_is_adapter(name) for name in policy)
     assert {name.split("/")[0] for name in critic if not _is_adapter(name)} == {"head.weight", "head.bias"}

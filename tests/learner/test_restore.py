@@ -85,5 +85,15 @@ def test_a_checkpoint_holds_a_reference_only_once_it_was_refreshed(tiny_qwen_fol
     for step in range(1, 3):
         update(learner, mixed_batch(tiny), algorithm)
         learner.save(tmp_path / str(step))
-    assert not (tmp_path / "1" / "reference.safetensors").exists()
-    assert (tmp_path / "2" / "reference.safetensors").exists()
+    assert not (tmp_path / "1" / "learner" / "reference.safetensors").exists()
+    assert (tmp_path / "2" / "learner" / "reference.safetensors").exists()
+
+
+def test_beside_the_model_a_checkpoint_holds_no_tensors_that_an_engine_would_load(
+    tiny_qwen_folder: Path, tmp_path: Path
+) -> None:
+    algorithm = Grpo(kl=KlConfig(coefficient=0.05, refresh_every_steps=1))
+    tiny, learner = _learner(algorithm, tiny_qwen_folder)
+    update(learner, mixed_batch(tiny), algorithm)
+    learner.save(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.safetensors")] == ["model.safetensors"]

@@ -266,6 +266,10 @@ def test_the_log_is_appended_to_and_only_the_processes_own_lines_are_quoted(proc
         ),
         ("start\nFatal Python error: Segmentation fault\n\nmore\n", "Fatal Python error"),
         ("one\ntwo\n\n", "two"),
+        (
+            "two\n(pid=3) WARNING 11-22 [a.py:1] error skipped\nUserWarning: old\n  1%| | 1/9 [00:00<00:00, 2it/s]\n",
+            "two",
+        ),
     ],
 )
 def test_the_line_that_is_quoted_is_the_last_that_names_an_error(stage: Stage, log: str, line: str) -> None:

@@ -88,6 +88,7 @@ def test_after_an_update_the_engine_samples_from_the_learners_weights(pair: Pair
     pair.load(pair.tiny.model, version=2)
 
 
+@pytest.mark.parametrize("pair", ["qwen2_5_vl"], indirect=True)
 def test_a_process_killed_in_the_middle_costs_nothing_and_doubles_nothing(pair: Pair) -> None:
     pair.engine.metrics()
     updated = shaken(pair.folder, seed=2)

@@ -59,7 +59,9 @@ def largest_gap(tiny: TinyModel, model: torch.nn.Module, folder: Path, groups: S
     oracle.model.load_state_dict(model.state_dict())
     with torch.no_grad():
         return max(
-            float((one_at_a_time_logprobs(oracle, each.prompt, each.token_ids) - torch.tensor(each.logprobs)).abs().max())
+            float(
+                (one_at_a_time_logprobs(oracle, each.prompt, each.token_ids) - torch.tensor(each.logprobs)).abs().max()
+            )
             for group in groups
             for each in group
         )
