@@ -228,9 +228,11 @@ class EngineProcess:
         has_ended = not self._is_killed and self._has_ended_within(seconds)
         self.kill()
         assert self._process is not None
+        code = self._process.returncode
         if has_ended:
-            what = _ending(self._process.returncode)
-        line = _last_error(self.log_file, self._log_start)
+            what = _ending(code)
+        # One that gives up says why at last; one that was killed said something else.
+        line = _last_error(self.log_file, self._log_start, is_any_told=has_ended and code > 0)
         return EngineFailure(f"{what}; its log says {line!r}" if line else what, self)
 
     def _has_ended_within(self, seconds: float) -> bool:
@@ -308,8 +310,8 @@ def _ending(code: int) -> str:
     return f"was ended by {name}{hint}"
 
 
-def _last_error(log_file: Path, start: int) -> str:
-    """The last line of the log from byte `start` on that names an exception, else sounds like trouble, else any."""
+def _last_error(log_file: Path, start: int, *, is_any_told: bool) -> str:
+    """The last line of the log after byte `start` that names an exception, else sounds like trouble, else any."""
     try:
         with log_file.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
@@ -323,4 +325,4 @@ def _last_error(log_file: Path, start: int) -> str:
         for line in lines:
             if pattern.search(line):
                 return line[-_MAX_LINE_CHARS:]
-    return lines[0][-_MAX_LINE_CHARS:] if lines else ""
+    return lines[0][-_MAX_LINE_CHARS:] if lines and is_any_told else ""

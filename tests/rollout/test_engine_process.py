@@ -253,7 +253,7 @@ def test_the_log_is_appended_to_and_only_the_processes_own_lines_are_quoted(proc
     with pytest.raises(EngineFailure) as caught:
         _ask(processes.start(_fault("sleep", "killed")))
     assert "long ago" not in str(caught.value)
-    assert processes.stage.log_file.read_text() == "ValueError: of long ago\n"
+    assert processes.stage.log_file.read_text() == "ValueError: of long ago\nall is well\n"
 
 
 @pytest.mark.parametrize(
