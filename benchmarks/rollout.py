@@ -1,7 +1,7 @@
 """Tokens per second of the built-in engine, of vLLM through Sightline and of vLLM alone, on the same prompts.
 
     python benchmarks/rollout.py --json rollout.json                  # CPU: the tiny model
-    python benchmarks/rollout.py --shape small --json rollout.json    # CPU: 77 M weights
+    python benchmarks/rollout.py --shape small --json rollout.json    # CPU: 74 M weights
     python benchmarks/rollout.py --shape 3b --json rollout.json       # GPU: Qwen2.5-VL-3B's shape, random weights
 
 All engines are started once; each round then asks one after the other for the same answers to prompts with new

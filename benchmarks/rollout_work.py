@@ -53,7 +53,7 @@ def _rope(head_size: int) -> dict[str, object]:
 
 SHAPES = {
     "tiny": Shape(num_prompts=16, group_size=8, response_tokens=64, warmup_tokens=64, picture_side=112),
-    # 77 M weights: on a CPU most of the time goes into their products, not into Python.
+    # 74 M weights: on a CPU most of the time goes into their products, not into Python.
     "small": Shape(
         num_prompts=8,
         group_size=8,

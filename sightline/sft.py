@@ -8,6 +8,7 @@ import torch
 
 from sightline.algorithms.supervised import Supervised
 from sightline.batch import TrainBatch
+from sightline.cluster.engine_plan import plan_fine_tuning_engine
 from sightline.cluster.placement import place_fine_tuning
 from sightline.config import SftRecipe
 from sightline.evaluate import Evaluations, allows_urls, load_heldout, make_evaluator
@@ -35,13 +36,14 @@ def fine_tune(recipe: SftRecipe) -> Path:
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.batch_size)
     answered = problems if heldout is None else heldout  # the engine serves evaluation
     demand = demand_of([answered], max_response_tokens=recipe.max_response_tokens)
+    planned_engine = plan_fine_tuning_engine(recipe, inputs, demand)
     algorithm, scorer = Supervised(), Scorer(recipe.reward, recipe.max_response_tokens, images=inputs.images)
     with (
         scorer.checked(heldout.problems if heldout else ()),
         open_run(
             Path(recipe.output_dir), recipe=recipe_as_plain(recipe), command="sightline sft", may_change=MAY_CHANGE
         ) as (run, start),
-        place_fine_tuning(recipe, inputs, demand, checkpoint=start.checkpoint) as placement,
+        place_fine_tuning(recipe, inputs, planned_engine, checkpoint=start.checkpoint) as placement,
     ):
         learner = placement.learner
         evaluations = _evaluations(recipe, inputs, heldout, placement.engine, scorer, run)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sightline.alarms import Alarms
 from sightline.batch import TrainBatch, make_train_batch
+from sightline.cluster.engine_plan import plan_training_engine
 from sightline.cluster.placement import Placement, place_training
 from sightline.config import TrainRecipe
 from sightline.data import ProblemOrder
@@ -46,12 +47,13 @@ def train(recipe: TrainRecipe) -> Path:
     problems = load_prompts(inputs, recipe.data, max_response_tokens=recipe.rollout.max_response_tokens)
     heldout = load_heldout(inputs, recipe.evaluation, problems, max_response_tokens=recipe.rollout.max_response_tokens)
     order = problems.order(recipe.data, recipe.seed, batch_size=recipe.rollout.prompts_per_step)
+    planned_engine = plan_training_engine(recipe, inputs, _demand(recipe, problems, heldout))
     with (
         _scorer(recipe, inputs, problems, heldout) as scorer,
         open_run(
             Path(recipe.output_dir), recipe=recipe_as_plain(recipe), command="sightline train", may_change=MAY_CHANGE
         ) as (run, start),
-        place_training(recipe, inputs, _demand(recipe, problems, heldout), checkpoint=start.checkpoint) as placement,
+        place_training(recipe, inputs, planned_engine, checkpoint=start.checkpoint) as placement,
     ):
         engine, learner, algorithm = placement.engine, placement.learner, recipe.algorithm
         alarms = Alarms(recipe.alarm_window_steps, run.read_metrics())

@@ -12,12 +12,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sightline.algorithms.critic import CriticConfig
-from sightline.cluster.engine_plan import (
-    EVALUATION_SEQUENCES,
-    plan_engine,
-    plan_fine_tuning_engine,
-    plan_training_engine,
-)
+from sightline.cluster.engine_plan import EVALUATION_SEQUENCES, plan_engine
 from sightline.config import EngineName, LearnerConfig, SftRecipe, TrainRecipe, VllmConfig
 from sightline.errors import ModelError
 from sightline.learner.critic import Critic, value_head
@@ -65,12 +60,10 @@ class Placement:
             encoder.prefetch(images)
 
 
-def place_training(recipe: TrainRecipe, inputs: Inputs, demand: Demand, *, checkpoint: Path | None) -> Placement:
-    """Learner on the first GPU or the CPU, engine as the recipe says, from a checkpoint if there is one.
-
-    Raises ConfigError, before any weight is loaded, if the engine can't run on this machine.
-    """
-    settings = plan_training_engine(recipe, inputs, demand)
+def place_training(
+    recipe: TrainRecipe, inputs: Inputs, settings: EngineSettings | None, *, checkpoint: Path | None
+) -> Placement:
+    """Learner on the first GPU or the CPU, from a checkpoint if there is one; engine as `plan_training_engine` says."""
     needs = recipe.algorithm.needs(recipe.learner.updates_per_step)
     placed = _place_learner(
         inputs,
@@ -87,9 +80,10 @@ def place_training(recipe: TrainRecipe, inputs: Inputs, demand: Demand, *, check
     return placed.with_vllm(inputs, settings, log_file=Path(recipe.output_dir) / ENGINE_LOG, checkpoint=checkpoint)
 
 
-def place_fine_tuning(recipe: SftRecipe, inputs: Inputs, demand: Demand, *, checkpoint: Path | None) -> Placement:
-    """The same for supervised fine-tuning; the engine serves evaluation."""
-    settings = plan_fine_tuning_engine(recipe, inputs, demand)
+def place_fine_tuning(
+    recipe: SftRecipe, inputs: Inputs, settings: EngineSettings | None, *, checkpoint: Path | None
+) -> Placement:
+    """The same for supervised fine-tuning, with the engine of `plan_fine_tuning_engine`, which serves evaluation."""
     placed = _place_learner(
         inputs,
         recipe.learner,

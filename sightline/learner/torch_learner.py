@@ -187,9 +187,7 @@ class TorchLearner:
         state = json.loads((own / STATE_FILE).read_text())
         self._learning.restore(own, num_updates=int(state["num_updates"]))
         self._policy_version = int(state["policy_version"])
-        self._kl.restore(
-            own, kl_coefficient=state["kl_coefficient"], reference_version=int(state["reference_version"])
-        )
+        self._kl.restore(own, kl_coefficient=state["kl_coefficient"], reference_version=int(state["reference_version"]))
         if self._critic is not None:
             self._critic.restore(folder / CRITIC_FOLDER)
 

@@ -59,7 +59,6 @@ class Replicas:
         self._weights: PlainWeights | None = None  # the learner's, once they were given
         self._changed: dict[str, None] = {}  # names, in order, of the weights that are no longer those on disk
         self._num_loads = 0
-        self._adapter: tempfile.TemporaryDirectory[str] | None = None
         self._restarts_left = 0
         self._sender = WeightSender(
             settings.transfer,
@@ -96,14 +95,8 @@ class Replicas:
         self._weights = weights
         self._changed |= dict.fromkeys(weights.changing)
         self._num_loads += 1
-        former = self._adapter
-        if self._settings.host.lora_rank is not None:
-            self._adapter = _write_adapter(weights)
-        try:
-            self._until_it_works(self._refresh)
-        finally:
-            if former is not None:
-                former.cleanup()
+        self._until_it_works(self._refresh)
+        self.sleep()  # only processes that have not slept yet: the learner may work for long before the first rollout
 
     def make_ready(self) -> None:
         """Have all processes ready to generate from the weights that were given last."""
@@ -153,8 +146,6 @@ class Replicas:
         for process in self.processes:
             process.kill()
         self._sender.close()
-        if self._adapter is not None:
-            self._adapter.cleanup()
 
     def close(self) -> None:
         """The same, but idle processes may end in order."""
@@ -164,6 +155,7 @@ class Replicas:
         self.kill()
 
     def _start(self, devices: tuple[int, ...], log_file: Path) -> EngineProcess:
+        _give_back_unused_memory()
         start = Frame({"type": "start", "settings": asdict(self._settings.host), "adapter_folder": None})
         return EngineProcess(
             self._command,
@@ -206,7 +198,7 @@ class Replicas:
         if failures or not stale or self._weights is None:
             return failures
         weights, names = self._weights, tuple(self._changed)
-        if self._adapter is not None:
+        if self._settings.host.lora_rank is not None:
             weights, names = weights.unmerged(), ()
         if self._settings.host.sleep_level == 2:
             names = tuple(weights)
@@ -237,13 +229,14 @@ class Replicas:
         return failures
 
     def _send_adapter(self, replicas: Sequence[_Replica]) -> list[EngineFailure]:
-        if self._adapter is None:
+        if self._settings.host.lora_rank is None:
             return []
-        folder = Path(self._adapter.name)
-        self.figures["weight_transfer_bytes"] += sum(path.stat().st_size for path in folder.iterdir())
-        request = Frame({"type": "adapter", "folder": str(folder), "version": self._num_loads})
-        requests = {replica.process: request for replica in replicas}
-        return ask_all(requests, deadline=self.deadline())[1]
+        assert self._weights is not None
+        with _written_adapter(self._weights) as folder:  # removed at once: whoever is killed leaves nothing in memory
+            self.figures["weight_transfer_bytes"] += sum(path.stat().st_size for path in Path(folder).iterdir())
+            request = Frame({"type": "adapter", "folder": folder, "version": self._num_loads})
+            requests = {replica.process: request for replica in replicas}
+            return ask_all(requests, deadline=self.deadline())[1]
 
     def _wake(self, replicas: Sequence[_Replica], tags: Sequence[str]) -> list[EngineFailure]:
         requests: dict[EngineProcess, Frame] = {}
@@ -252,8 +245,7 @@ class Replicas:
                 requests[replica.process] = Frame({"type": "wake", "tags": asleep})
         if not requests:
             return []
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()  # what the learner keeps without using it
+        _give_back_unused_memory()
         failures = self._timed("wake", lambda: ask_all(requests, deadline=self.deadline())[1])
         failed = {failure.process for failure in failures}
         for replica in replicas:
@@ -287,7 +279,13 @@ class Replicas:
         return failures
 
 
-def _write_adapter(weights: PlainWeights) -> tempfile.TemporaryDirectory[str]:
+def _give_back_unused_memory() -> None:
+    """An engine on the learner's GPU needs what the learner's allocator keeps for later."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _written_adapter(weights: PlainWeights) -> tempfile.TemporaryDirectory[str]:
     """A folder of our own with the adapter, in memory where there is room."""
     prefix = "sightline_adapter_"
     if _SHARED_MEMORY.is_dir():

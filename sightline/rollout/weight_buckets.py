@@ -7,9 +7,10 @@ import base64
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -28,6 +29,12 @@ GROUP_NAME = "sightline_weights"  # before the process group's keys in its store
 _ADDRESS = "127.0.0.1"
 _GROUP_TIMEOUT = timedelta(hours=2)  # torch's own; what hangs is given up here, at the deadline
 _LOOK_SECONDS = 0.001  # so often a group is looked at
+_NCCL_SETTINGS = {
+    "TORCH_NCCL_ASYNC_ERROR_HANDLING": "0",  # else torch ends this process when another one is lost
+    "TORCH_NCCL_ENABLE_MONITORING": "0",  # and when giving up a broadcast takes long
+}
+_GROWING = "expandable_segments:True"  # in the settings of torch's allocator
+_FIXED = "expandable_segments:False"
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps memory that has a name)
 _Result = TypeVar("_Result")
 
@@ -96,22 +103,26 @@ class _CudaBucket:
     """Memory of the learner's GPU, by CUDA IPC."""
 
     def __init__(self, num_bytes: int, device: torch.device) -> None:
-        self.memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
-        self._readers: tuple[EngineProcess, ...] = ()
+        with _fixed_segments():
+            self.memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+        self._handles: dict[EngineProcess, _CudaHandle] = {}  # one for each, because torch counts the readers
 
     def open(self, processes: Sequence[EngineProcess], deadline: float) -> list[EngineFailure]:
-        self._readers = tuple(processes)
+        self._handles = {process: _CudaHandle.of(self.memory) for process in processes}
         head: dict[str, object] = {"type": "open_transfer", "kind": "cuda_ipc", "num_bytes": len(self.memory)}
-        # A handle for each, because torch counts the readers.
-        requests = {process: Frame(head | {"handle": _cuda_handle(self.memory)}) for process in processes}
+        requests = {process: Frame(head | {"handle": handle.as_json()}) for process, handle in self._handles.items()}
         return ask_all(requests, deadline=deadline)[1]
 
     def load(self, request: Frame, num_bytes: int, deadline: float) -> list[EngineFailure]:
         del num_bytes
         torch.cuda.current_stream(self.memory.device).synchronize()
-        return _ask_usable(self._readers, request, deadline)
+        return _ask_usable(tuple(self._handles), request, deadline)
 
     def close(self) -> None:
+        for process, handle in self._handles.items():
+            if not process.is_usable:
+                handle.release()  # as a reader does that closes it; one that was killed did not
+        self._handles = {}
         self.memory = torch.empty(0, dtype=torch.uint8)
         torch.cuda.ipc_collect()
 
@@ -214,25 +225,55 @@ def _require_room(num_bytes: int) -> None:
         )
 
 
-def _cuda_handle(memory: Tensor) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _CudaHandle:
     """What another process needs to map a CUDA tensor of bytes; each is for one reader."""
-    from torch.multiprocessing.reductions import reduce_tensor
 
-    arguments = cast("tuple[Any, ...]", reduce_tensor(memory)[1])
-    _, size, stride, offset, _, _, _, storage, storage_size, storage_offset, *readers = arguments
-    _, counter, counter_offset, event, needs_sync = readers
-    return {
-        "size": list(size),
-        "stride": list(stride),
-        "offset": offset,
-        "storage_handle": _as_text(storage),
-        "storage_size": storage_size,
-        "storage_offset": storage_offset,
-        "ref_counter_handle": _as_text(counter),
-        "ref_counter_offset": counter_offset,
-        "event_handle": _as_text(event),
-        "event_sync_required": needs_sync,
-    }
+    arguments: tuple[Any, ...]  # of torch's rebuild_cuda_tensor
+
+    @classmethod
+    def of(cls, memory: Tensor) -> "_CudaHandle":
+        """A new one. torch keeps the memory until its reader has released it."""
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        return cls(cast("tuple[Any, ...]", reduce_tensor(memory)[1]))
+
+    def as_json(self) -> dict[str, object]:
+        """For `vllm_host/buckets.py`."""
+        _, size, stride, offset, _, _, _, storage, storage_size, storage_offset, *readers = self.arguments
+        _, counter, counter_offset, event, needs_sync = readers
+        return {
+            "size": list(size),
+            "stride": list(stride),
+            "offset": offset,
+            "storage_handle": _as_text(storage),
+            "storage_size": storage_size,
+            "storage_offset": storage_offset,
+            "ref_counter_handle": _as_text(counter),
+            "ref_counter_offset": counter_offset,
+            "event_handle": _as_text(event),
+            "event_sync_required": needs_sync,
+        }
+
+    def release(self) -> None:
+        """In place of its reader, which is no more."""
+        counter, counter_offset = self.arguments[11:13]
+        cast("Any", torch.UntypedStorage)._release_ipc_counter_cuda(counter, counter_offset)
+
+
+@contextmanager
+def _fixed_segments() -> Generator[None]:
+    """Within it torch takes no memory in segments that grow: who opens one must be allowed to trace this process."""
+    allocator = cast("Any", torch)._C
+    settings: str = allocator._accelerator_getAllocatorSettings()
+    if _GROWING not in settings:
+        yield
+        return
+    allocator._accelerator_setAllocatorSettings(settings.replace(_GROWING, _FIXED))
+    try:
+        yield
+    finally:
+        allocator._accelerator_setAllocatorSettings(settings)
 
 
 def _as_text(data: bytes) -> str:
@@ -249,7 +290,22 @@ def _join(kind: Literal["nccl", "gloo"], store: Any, world_size: int) -> Any:
 
     options = ProcessGroupNCCL.Options()
     options._timeout = _GROUP_TIMEOUT
-    return ProcessGroupNCCL(store, 0, world_size, options)
+    with _environment(_NCCL_SETTINGS):
+        return ProcessGroupNCCL(store, 0, world_size, options)
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Generator[None]:
+    former = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in former.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _in_background(action: Callable[[], _Result]) -> Future[_Result]:

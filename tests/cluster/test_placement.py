@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from sightline.algorithms.critic import CriticConfig
 from sightline.cluster import placement as placement_module
-from sightline.cluster.engine_plan import Machine
+from sightline.cluster.engine_plan import Machine, plan_fine_tuning_engine, plan_training_engine
 from sightline.cluster.placement import Placement, critic_model, place_engine, place_fine_tuning, place_training
 from sightline.config import SftRecipe, TrainRecipe, VllmConfig
 from sightline.dry_run import plan_training
@@ -25,6 +26,9 @@ from sightline.prompts import Demand, load_inputs
 from sightline.rollout.engine_settings import EngineSettings
 from sightline.rollout.transformers_engine import TransformersEngine
 from sightline.rollout.vllm_version import VllmBuild
+from sightline.sft import fine_tune
+from sightline.tasks import write_task
+from sightline.train import train
 
 DEMAND = Demand(max_prompt_tokens=64, max_response_tokens=8, max_images=1)
 PPO = {"name": "ppo", "kl": {"coefficient": 0.0}}
@@ -46,7 +50,8 @@ def _place(
     model: Path | dict[str, Any], algorithm: dict[str, Any], *, checkpoint: Path | None = None, **rest: Any
 ) -> Placement:
     recipe = _recipe(model, algorithm, **rest)
-    return place_training(recipe, load_inputs(recipe.model), DEMAND, checkpoint=checkpoint)
+    inputs = load_inputs(recipe.model)
+    return place_training(recipe, inputs, plan_training_engine(recipe, inputs, DEMAND), checkpoint=checkpoint)
 
 
 def _learner(placement: Placement) -> TorchLearner:
@@ -348,7 +353,9 @@ def test_fine_tuning_gets_an_engine_for_its_evaluations(tiny_folders: dict[str, 
 
     def place(**rest: object) -> Placement:
         recipe = SftRecipe.model_validate(content | rest)
-        return place_fine_tuning(recipe, load_inputs(recipe.model), DEMAND, checkpoint=None)
+        inputs = load_inputs(recipe.model)
+        settings = plan_fine_tuning_engine(recipe, inputs, DEMAND)
+        return place_fine_tuning(recipe, inputs, settings, checkpoint=None)
 
     assert _noting(place(evaluation={"data": "heldout.jsonl"})).log_file == Path("run/engine.log")
     assert isinstance(place().engine, TransformersEngine)
@@ -367,11 +374,27 @@ def test_an_engine_alone_is_what_its_caller_names(tiny_folders: dict[str, Path],
     assert isinstance(built_in, TransformersEngine)
 
 
-def test_a_recipe_whose_engine_can_not_run_here_is_refused_before_weights_are_read(
-    tiny_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "start"), [(TrainRecipe, train), (SftRecipe, fine_tune)], ids=["training", "fine-tuning"]
+)
+def test_a_recipe_whose_engine_can_not_run_here_is_refused_before_weights_are_read_and_a_run_directory_is_made(
+    tiny_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[TrainRecipe | SftRecipe],
+    start: Callable[[Any], Path],
 ) -> None:
     monkeypatch.setattr(Machine, "here", lambda: Machine(num_gpus=0, find_vllm=lambda: None))
     folder = shutil.copytree(tiny_folders["qwen2_5_vl"], tmp_path / "model")
     (folder / "model.safetensors").unlink()
+    write_task("shapes", tmp_path / "task", num_train=64, num_heldout=2, seed=0, options={})
+    content = {
+        "model": str(folder),
+        "data": str(tmp_path / "task" / "train.jsonl"),
+        "evaluation": {"data": str(tmp_path / "task" / "heldout.jsonl")},
+        "output_dir": str(tmp_path / "run"),
+        "engine": "vllm",
+    }
     with pytest.raises(ConfigError, match="engine is vllm, which is not installed"):
-        _place(folder, {"name": "grpo"}, engine="vllm")
+        start(kind.model_validate(content))
+    assert not (tmp_path / "run").exists()

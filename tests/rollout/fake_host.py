@@ -112,8 +112,9 @@ class Host:
                 np.savez(self.path.with_suffix(".npz"), **self.weights)
                 self.pipe.send(OK)
             case "adapter":
-                names = sorted(path.name for path in Path(frame.head["folder"]).iterdir())
-                self.note({"type": "adapter_files", "names": names})
+                folder = Path(frame.head["folder"])
+                sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+                self.note({"type": "adapter_files", "sizes": sizes, "mode": folder.stat().st_mode & 0o777})
                 self.pipe.send(OK)
             case _:
                 self.pipe.send(OK)

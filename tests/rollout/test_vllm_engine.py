@@ -381,6 +381,35 @@ def test_an_engine_of_level_2_gets_all_weights_before_each_rollout_once_there_ar
     assert set(engines.stage.weights()) == {name.replace("model.", "published.") for name in weights}, "frozen ones too"
 
 
+def test_weights_that_come_before_the_first_rollout_do_not_keep_the_engine_awake(engines: Engines) -> None:
+    engine = engines.make(sleep_level=1)
+    engine.load_weights(small_weights(), policy_version=1)
+    engine.generate(_prompts(1), SAMPLING)
+    messages = [kind for kind in engines.stage.types() if kind != "load_part"]
+    load = ["open_transfer", "load_begin", "load_end"]
+    assert messages == ["start", *load, "sleep", "wake", "generate", "sleep"]
+
+
+def test_a_process_that_sleeps_at_level_2_and_dies_gets_all_weights_in_its_place(engines: Engines) -> None:
+    engine, weights = engines.make({":1": {"at": "wake", "do": "die"}}, sleep_level=2), small_weights()
+    engine.load_weights(weights, policy_version=1)
+    engine.generate(_prompts(1), SAMPLING)
+    assert engines.stage.types(":2")[0] == "start"
+    assert set(engines.stage.weights(":2")) == {name.replace("model.", "published.") for name in weights}
+
+
+def test_a_new_process_finds_the_memory_that_the_learners_allocator_kept(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engines.make({":1": {"at": "generate", "do": "die"}})
+    engine.load_weights(small_weights(), policy_version=1)
+    given_back: list[list[str]] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given_back.append(engines.stage.hosts))
+    engine.generate(_prompts(1), SAMPLING)
+    assert given_back == [[":1"]]
+
+
 def test_a_process_that_fails_to_sleep_is_replaced_and_its_successor_sleeps(engines: Engines) -> None:
     engine = engines.make({":1": {"at": "sleep", "do": "die"}}, sleep_level=1)
     assert _ids(engine.generate(_prompts(2), SAMPLING)) == [_oracle(prompt) for prompt in _prompts(2)]
@@ -396,16 +425,12 @@ def test_an_adapter_is_handed_over_in_place_of_weights_and_the_one_before_is_rem
         engine.load_weights(PlainWeights(tiny_qwen.model), policy_version=version)
     folders = [Path(entry["folder"]) for entry in engines.stage.journal() if entry["type"] == "adapter"]
     assert len(set(folders)) == 2
-    assert [folder.exists() for folder in folders] == [False, True]
-    assert {path.name for path in folders[1].iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    assert folders[1].stat().st_mode & 0o077 == 0
+    assert not any(folder.exists() for folder in folders), "it is in memory: a trainer that is killed must leave none"
+    found = [entry for entry in engines.stage.journal() if entry["type"] == "adapter_files"]
+    assert [set(entry["sizes"]) for entry in found] == [{"adapter_config.json", "adapter_model.safetensors"}] * 2
+    assert {entry["mode"] for entry in found} == {0o700}
     assert engines.stage.types() == ["start", "adapter", "adapter"]
-    size = (folders[1] / "adapter_config.json").stat().st_size + (
-        folders[1] / "adapter_model.safetensors"
-    ).stat().st_size
-    assert engine.metrics()["engine/weight_transfer_bytes"] == 2 * size
-    engine.close()
-    assert not folders[1].exists()
+    assert engine.metrics()["engine/weight_transfer_bytes"] == sum(sum(entry["sizes"].values()) for entry in found)
 
 
 def test_a_process_that_takes_anothers_place_gets_the_adapter(engines: Engines, tiny_qwen: TinyModel) -> None:
@@ -414,6 +439,26 @@ def test_a_process_that_takes_anothers_place_gets_the_adapter(engines: Engines, 
     engine.load_weights(PlainWeights(tiny_qwen.model), policy_version=1)
     engine.generate(_prompts(1), SAMPLING)
     assert engines.stage.types(":2") == ["start", "adapter", "generate"]
+
+
+def test_an_adapter_is_handed_over_again_with_the_weights_beneath_it_after_a_sleep_of_level_2(
+    engines: Engines, tiny_qwen: TinyModel
+) -> None:
+    add_adapter(tiny_qwen.model, LoraConfig(rank=4), seed=0)
+    weights = PlainWeights(tiny_qwen.model)
+    for name, weight in tiny_qwen.model.named_parameters():
+        if ".lora_B." in name:
+            weight.data.fill_(1.0)
+    engine = engines.make(lora_rank=4, sleep_level=2, bucket_bytes=2**22)
+    engine.load_weights(weights, policy_version=1)
+    engine.generate(_prompts(1), SAMPLING)
+    messages = [kind for kind in engines.stage.types() if kind != "load_part"]
+    load = ["load_begin", "load_end", "adapter"]
+    assert messages == ["start", "open_transfer", *load, "sleep", "wake", *load, "wake", "generate", "sleep"]
+    sent = engines.stage.weights()
+    assert set(sent) == {name.replace("model.", "published.") for name in weights}
+    name = next(name for name in weights if name.endswith("q_proj.weight"))
+    assert torch.equal(sent[name.replace("model.", "published.")], as_bytes(weights.unmerged()[name]))
 
 
 def test_an_adapter_goes_to_the_temporary_folder_where_shared_memory_is_full(

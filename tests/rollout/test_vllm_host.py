@@ -19,6 +19,7 @@ from sightline.types import Prompt
 from tests.fakes import TinyModel, load_tiny, one_at_a_time_logprobs, reference_copy
 from tests.rollout.hosts import Answer, FamilyHost, HostProcess, Hosts, host_settings, pack
 
+PROMPTS_A_FETCH = 64  # of the host's generation.py, which only a process with vLLM imports
 PICTURE, OTHER_PICTURE = (84, 112), (140, 56)
 NUM_FUZZ_TOKENS = 100_000
 MAX_FUZZ_SECONDS = 60.0
@@ -78,6 +79,13 @@ def test_logprobs_equal_transformers_with_none_one_and_two_pictures_in_one_batch
     prompts = mixed_prompts(host.tiny)
     groups = host.generate(prompts, group_size=4, max_tokens=16)
     assert [len(group) for group in groups] == [4, 4, 4]
+    assert largest_gap(reference_copy(host.tiny, host.folder), prompts, groups) < TOLERANCE
+
+
+def test_a_picture_that_stands_twice_in_a_prompt_is_read_twice(host: FamilyHost) -> None:
+    prompts = [host.tiny.prompt("twice", "Are these alike?", [(168, 84), (168, 84)])]
+    assert len({image.digest for image in prompts[0].images}) == 1
+    groups = host.generate(prompts, group_size=2)
     assert largest_gap(reference_copy(host.tiny, host.folder), prompts, groups) < TOLERANCE
 
 
@@ -163,6 +171,16 @@ def test_a_picture_is_asked_for_once_and_then_known(qwen_host: FamilyHost) -> No
     assert asked == [[first.images[0].digest]]
     asked = [frame.head["digests"] for frame in qwen_host.frames([again]) if frame.type == "need"]
     assert asked == [[again.images[1].digest]]
+
+
+def test_pictures_of_a_long_call_are_asked_for_as_their_prompts_come(qwen_host: FamilyHost) -> None:
+    tiny = qwen_host.tiny
+    texts = [tiny.prompt(f"p{number}", f"What is {number}?", []) for number in range(PROMPTS_A_FETCH - 1)]
+    first, last = (tiny.prompt(name, "How many?", [size]) for name, size in (("first", (196, 56)), ("last", (56, 196))))
+    frames = qwen_host.frames([first, *texts, last], max_tokens=2)
+    asked = [frame.head["digests"] for frame in frames if frame.type == "need"]
+    assert asked == [[first.images[0].digest], [last.images[0].digest]]
+    assert len([frame for frame in frames if frame.type == "group"]) == PROMPTS_A_FETCH + 1
 
 
 def test_a_prompt_that_vllm_reads_otherwise_is_refused_by_number_lengths_and_position(qwen_host: FamilyHost) -> None:

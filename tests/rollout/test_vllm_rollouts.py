@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from sightline.learner.parity import KINDS
 from sightline.models.lora import PlainWeights
 from sightline.rollout.engine import Sampling
 from sightline.rollout.transformers_engine import TransformersEngine
@@ -19,9 +20,20 @@ from sightline.rollout.vllm_engine import VllmEngine
 from sightline.types import Rollout
 from tests.fakes import TinyModel, load_tiny
 from tests.rollout.conftest import HOST_FAMILIES
-from tests.rollout.vllm_engines import TOLERANCE, all_kinds, host_processes, largest_gap, make_engine, shaken
+from tests.rollout.vllm_engines import (
+    TOLERANCE,
+    adapted_tiny,
+    all_kinds,
+    host_processes,
+    largest_gap,
+    learners_gaps,
+    make_engine,
+    shake_adapter,
+    shaken,
+)
 
 GREEDY = Sampling(group_size=1, temperature=0.0, max_response_tokens=24, seed=0, stream="greedy")
+TEMPERED = Sampling(group_size=2, temperature=0.7, max_response_tokens=24, seed=0, stream="step 0")
 SAMPLED = Sampling(group_size=4, temperature=1.0, max_response_tokens=24, seed=0, stream="step 0")
 
 
@@ -86,6 +98,27 @@ def test_after_an_update_the_engine_samples_from_the_learners_weights(pair: Pair
     assert largest_gap(pair.tiny, updated, pair.folder, after) < TOLERANCE
     assert {each.policy_version for group in after for each in group} == {1}
     pair.load(pair.tiny.model, version=2)
+
+
+@pytest.mark.parametrize("pair", ["qwen2_vl"], indirect=True)
+def test_of_an_adapter_that_is_merged_the_engine_has_the_last_update(pair: Pair) -> None:
+    learned = adapted_tiny(pair.folder)
+    for version in (5, 6):
+        shake_adapter(learned, seed=version)
+        pair.load(learned.model, version=version)
+        groups = pair.engine.generate(all_kinds(learned), TEMPERED)
+        assert learners_gaps(learned, groups, temperature=0.7)["parity/max_abs_logprob_gap"] < TOLERANCE
+    shake_adapter(learned, seed=7)
+    assert learners_gaps(learned, groups, temperature=0.7)["parity/mean_abs_logprob_gap"] > 0.01
+    pair.load(pair.tiny.model, version=8)
+
+
+def test_the_learner_gives_answers_of_another_temperature_the_same_logprobs(pair: Pair) -> None:
+    groups = pair.engine.generate(all_kinds(pair.tiny), TEMPERED)
+    gaps = learners_gaps(pair.tiny, groups, temperature=0.7)
+    for kind in KINDS:
+        assert gaps[f"parity/{kind}/max_abs_logprob_gap"] < TOLERANCE
+    assert learners_gaps(pair.tiny, groups, temperature=1.0)["parity/mean_abs_logprob_gap"] > 0.01
 
 
 @pytest.mark.parametrize("pair", ["qwen2_5_vl"], indirect=True)

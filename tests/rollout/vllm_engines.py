@@ -2,25 +2,39 @@
 
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sightline.models.config import ModelConfig
+from sightline.batch import make_train_batch
+from sightline.config import LearnerConfig
+from sightline.learner.torch_learner import TorchLearner
+from sightline.models.config import LoraConfig, ModelConfig
 from sightline.models.loading import load_model
+from sightline.models.lora import add_adapter
 from sightline.rollout.engine_settings import EngineSettings
 from sightline.rollout.vllm_engine import VllmEngine
 from sightline.types import Prompt, Rollout
-from tests.fakes import TinyModel, one_at_a_time_logprobs, reference_copy
+from tests.fakes import TinyModel, load_tiny, one_at_a_time_logprobs, reference_copy, scored
 from tests.rollout.hosts import host_settings
 
 TOLERANCE = 1e-4  # nats, float32
 
 
-def make_engine(tiny: TinyModel, folder: Path, log_folder: Path, *, max_restarts: int = 1) -> VllmEngine:
-    """An engine on the CPU that trains its vision tower too."""
+def make_engine(
+    tiny: TinyModel,
+    folder: Path,
+    log_folder: Path,
+    *,
+    max_restarts: int = 1,
+    command: Sequence[str] | None = None,
+    **of_host: Any,
+) -> VllmEngine:
+    """An engine on the CPU that trains its vision tower too; `of_host` are settings of its process."""
     settings = EngineSettings(
-        host=host_settings(folder),
+        host=replace(host_settings(folder), **of_host),
         devices=((),),
         transfer="shared_memory",
         bucket_bytes=2**18,  # several parts, and tensors larger than it
@@ -29,7 +43,8 @@ def make_engine(tiny: TinyModel, folder: Path, log_folder: Path, *, max_restarts
         deadline_seconds=300,
         max_restarts=max_restarts,
     )
-    return VllmEngine(tiny.inputs.family, tiny.inputs.images, settings, log_file=log_folder / "engine.log")
+    log_file = log_folder / "engine.log"
+    return VllmEngine(tiny.inputs.family, tiny.inputs.images, settings, log_file=log_file, command=command)
 
 
 def all_kinds(tiny: TinyModel) -> list[Prompt]:
@@ -65,6 +80,33 @@ def largest_gap(tiny: TinyModel, model: torch.nn.Module, folder: Path, groups: S
             for group in groups
             for each in group
         )
+
+
+def adapted_tiny(folder: Path) -> TinyModel:
+    """The checkpoint's model with an adapter of rank 4 that changes nothing yet."""
+    tiny = load_tiny(folder, freeze_vision=True)
+    add_adapter(tiny.model, LoraConfig(rank=4), seed=0)
+    return tiny
+
+
+def shake_adapter(tiny: TinyModel, *, seed: int) -> None:
+    """An update of the adapter."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in tiny.model.named_parameters():
+            if ".lora_" in name:
+                weight.add_(torch.randn(weight.shape, generator=generator) * 0.03)
+
+
+def learners_gaps(tiny: TinyModel, groups: Sequence[Sequence[Rollout]], *, temperature: float) -> dict[str, float]:
+    """What the parity gate of a learner with the weights of `tiny` makes of the rollouts, whatever it is."""
+    config = LearnerConfig(learning_rate=1e-3, max_mean_logprob_gap=1e9)
+    learner = TorchLearner(tiny.inputs.family, tiny.model, tiny.encoder, config, temperature=temperature, total_steps=1)
+    answers = [
+        [scored(each.prompt, each.index, each.token_ids, 0.0, logprobs=each.logprobs) for each in group]
+        for group in groups
+    ]
+    return learner.check_engine(make_train_batch(answers, max_response_tokens=512, component_weights={}))
 
 
 def host_processes(of: int) -> list[int]:

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 
 from sightline.rollout.frames import FrameError, FramePipe
@@ -24,6 +25,8 @@ _ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
 }
 
+_ALLOCATOR_SETTINGS = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+
 
 def main() -> None:
     """Answer the parent's messages until it says stop or closes its pipe."""
@@ -35,14 +38,23 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for fd in (read_fd, write_fd):
         os.set_inheritable(fd, False)  # vLLM's workers must not hold the pipes open
-    os.environ.update(_ENVIRONMENT)
-    build = find_vllm()
-    if build is not None and build.is_cpu:
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # else the first answers wait half a minute for a compiler
+    os.environ.update(changed_environment(os.environ))
     from sightline.rollout.vllm_host.host import serve
 
     with suppress(FrameError):  # the parent is gone, and nobody is left to tell
         serve(FramePipe(read_fd, write_fd))
+
+
+def changed_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that vLLM needs otherwise than in the trainer's environment."""
+    changes = dict(_ENVIRONMENT)
+    for name in _ALLOCATOR_SETTINGS & environment.keys():
+        # What sleeps can't lie in segments that grow; vLLM 0.26 sees to it under one of the names only.
+        changes[name] = environment[name].replace("expandable_segments:True", "expandable_segments:False")
+    build = find_vllm()
+    if build is not None and build.is_cpu:
+        changes["TORCHDYNAMO_DISABLE"] = "1"  # else the first answers wait half a minute for a compiler
+    return changes
 
 
 def _end_with_parent(parent: int) -> None:

@@ -22,6 +22,7 @@ from sightline.rollout.vllm_host.pictures import Pictures
 
 MIN_TEMPERATURE = 0.01  # vLLM takes any lower one but 0 for this
 PROGRESS_SECONDS = 1.0
+PROMPTS_A_FETCH = 64  # whose pictures are asked for at once, so that those of a long call need not fit in memory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +80,7 @@ class Generation:
         # one, and never holds all pictures of a long call.
         self._max_open = max(1, 2 * settings.max_sequences // order.group_size)
         self._next = 0  # number of the next prompt to be given to the engine
+        self._num_fetched = 0  # prompts whose pictures were asked for
         self._open: set[str] = set()  # request ids
         self._num_tokens = 0  # of the groups that are sent
 
@@ -104,6 +106,9 @@ class Generation:
         return self._num_tokens
 
     def _add(self, number: int) -> None:
+        if number >= self._num_fetched:
+            self._num_fetched = number + PROMPTS_A_FETCH
+            self._fetch_pictures(self._order.digests[number : self._num_fetched])
         rendered = self._render(number)
         _require_same_tokens(number, rendered["prompt_token_ids"], self._order.prompts[number])
         request_id = str(number)
@@ -112,6 +117,17 @@ class Generation:
         except REFUSALS as error:
             raise _refusal(number, error) from error
         self._open.add(request_id)
+
+    def _fetch_pictures(self, digests: Sequence[Sequence[str]]) -> None:
+        """Have the pictures of some prompts, one row each; prompts that are rendered need theirs no more."""
+        needed = [digest for row in digests for digest in row]
+        if missing := self._pictures.missing(needed):
+            self._pipe.send(Frame({"type": "need", "digests": missing}))
+            sent = self._pipe.receive()
+            assert sent.head == {"type": "pictures", "digests": missing}, "the pictures that were asked for"
+            for number, digest in enumerate(missing):
+                self._pictures.add(digest, sent.arrays[str(number)])
+            self._pictures.forget_others(set(needed))
 
     def _render(self, number: int) -> Any:
         """The prompt as vLLM's model reads it: pictures prepared, each image token in place of as many as it needs."""

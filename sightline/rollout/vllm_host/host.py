@@ -137,15 +137,6 @@ class Host:
     def _generate(self, frame: Frame) -> Frame:
         began = time.monotonic()
         order = Order.from_frame(frame)
-        used = {digest for digests in order.digests for digest in digests}
-        missing = self._pictures.missing(digest for digests in order.digests for digest in digests)
-        if missing:
-            self._pipe.send(Frame({"type": "need", "digests": missing}))
-            sent = self._pipe.receive()
-            assert sent.head == {"type": "pictures", "digests": missing}, "the pictures that were asked for"
-            for number, digest in enumerate(missing):
-                self._pictures.add(digest, sent.arrays[str(number)])
-            self._pictures.forget_others(used)
         generation = Generation(
             self._llm, self._settings, order, pictures=self._pictures, adapter=self._adapter, pipe=self._pipe
         )
