@@ -3,10 +3,12 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -118,7 +120,11 @@ def through_sightline(place: Place, *, sleep_level: SleepLevel = 0, is_eager: bo
 
 
 class Alone:
-    """vLLM called directly, in a process of its own (rollout_vllm_alone.py)."""
+    """vLLM called directly, in a process of its own (rollout_vllm_alone.py).
+
+    Between calls the process and its children are stopped: some of vLLM's look for work without pause, and would take
+    a core from whatever is measured meanwhile. Stopped ones end with this process, since their group is orphaned then.
+    """
 
     def __init__(
         self,
@@ -138,11 +144,13 @@ class Alone:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[write_fd],
+                process_group=0,
                 env=os.environ | environment,
             )
         os.close(write_fd)
         self._replies = os.fdopen(read_fd)
         self.ready = self._receive()  # {"vllm": version, "seconds": of the start}
+        os.killpg(self._process.pid, signal.SIGSTOP)
 
     def generate(self, round_: Round, *, has_seeds: bool = True) -> tuple[float, int]:
         """See `System.generate`; the seconds are those of the other process."""
@@ -155,21 +163,25 @@ class Alone:
         }
         assert self._process.stdin is not None
         try:
+            os.killpg(self._process.pid, signal.SIGCONT)
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except OSError as error:
             raise SystemFailedError(self._failure("is gone")) from error
         reply = self._receive()
+        os.killpg(self._process.pid, signal.SIGSTOP)
         return reply["seconds"], reply["tokens"]
 
     def close(self) -> None:
         """See `System.close`."""
         assert self._process.stdin is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGCONT)
         self._process.stdin.close()
         try:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._replies.close()
 
@@ -177,7 +189,8 @@ class Alone:
         readable, _, _ = select.select([self._replies], [], [], REPLY_SECONDS)
         line = self._replies.readline() if readable else ""
         if not line:
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             raise SystemFailedError(self._failure("ended" if readable else "did not answer in time"))
         return json.loads(line)
 

@@ -15,7 +15,7 @@ import torch
 from sightline.models.config import LoraConfig
 from sightline.models.lora import PlainWeights, add_adapter
 from sightline.rollout.frames import Frame
-from sightline.types import Prompt
+from sightline.types import Message, Problem, Prompt
 from tests.fakes import TinyModel, load_tiny, one_at_a_time_logprobs, reference_copy
 from tests.rollout.hosts import Answer, FamilyHost, HostProcess, Hosts, host_settings, pack
 
@@ -83,8 +83,10 @@ def test_logprobs_equal_transformers_with_none_one_and_two_pictures_in_one_batch
 
 
 def test_a_picture_that_stands_twice_in_a_prompt_is_read_twice(host: FamilyHost) -> None:
-    prompts = [host.tiny.prompt("twice", "Are these alike?", [(168, 84), (168, 84)])]
-    assert len({image.digest for image in prompts[0].images}) == 1
+    picture = host.tiny.image(168, 84, seed=0)
+    message = Message(role="user", content=(picture, "Is this", picture, "?"))
+    problem = Problem(id="twice", messages=(message,), answers=("1",), place="test")
+    prompts = [host.tiny.inputs.family.encode_prompt(problem)]
     groups = host.generate(prompts, group_size=2)
     assert largest_gap(reference_copy(host.tiny, host.folder), prompts, groups) < TOLERANCE
 
