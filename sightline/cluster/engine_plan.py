@@ -15,6 +15,7 @@ from sightline.rollout.vllm_version import VllmBuild, choose_engine, find_vllm, 
 
 GIB, MIB = 2**30, 2**20
 LEARNER_GPU = 0
+VLLM_TEMPERATURES = (0.01, 2.0)  # it takes lower ones for 0.01, and refuses higher ones
 CPU_CACHE_BYTES = GIB  # of keys and values, where vllm.cache_gib says nothing
 EVALUATION_SEQUENCES = 256  # answers that grow at the same time in the evaluations of fine-tuning
 
@@ -41,7 +42,7 @@ def plan_training_engine(
     recipe: TrainRecipe, inputs: Inputs, demand: Demand, *, machine: Machine | None = None
 ) -> EngineSettings | None:
     """What training's engine is told; None: it is the built-in one. Raises ConfigError for what can't be."""
-    return plan_engine(
+    settings = plan_engine(
         inputs,
         demand,
         engine=recipe.engine,
@@ -50,6 +51,13 @@ def plan_training_engine(
         has_learner=True,
         machine=machine,
     )
+    lowest, highest = VLLM_TEMPERATURES
+    if settings is not None and not lowest <= recipe.rollout.temperature <= highest:
+        raise ConfigError(
+            f"rollout.temperature is {recipe.rollout.temperature:g}; vLLM samples at {lowest:g} to {highest:g}: take "
+            "one of these, or engine: transformers"
+        )
+    return settings
 
 
 def plan_fine_tuning_engine(

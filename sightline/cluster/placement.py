@@ -139,6 +139,7 @@ class _PlacedLearner:
         They load that model, and no checkpoint, which may be pruned before an engine is restarted.
         """
         version = self.learner.policy_version
+        logger.info("starting vLLM, which takes a minute or more; what it says goes to %s", log_file)
         engine = VllmEngine(inputs.family, inputs.images, settings, log_file=log_file, policy_version=version)
         if checkpoint is not None or inputs.model.lora is not None:
             try:

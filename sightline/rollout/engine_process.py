@@ -93,6 +93,11 @@ class EngineProcess:
         """None as long as it is not started."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def _limit(self) -> str:
+        """The key of a recipe that says how long the last request may take."""
+        return "vllm.start_timeout_seconds" if self._asked == "start" else "vllm.deadline_seconds"
+
     def wait_until_ready(self) -> Frame:
         """Its reply to `start`. Raises what `receive` raises, and EngineFailure if it takes too long."""
         return self._ready.result()
@@ -110,7 +115,7 @@ class EngineProcess:
             except FrameError as error:
                 raise self._failure(f"was killed, because {error}", seconds=_END_SECONDS) from error
             except TimeoutError as error:
-                raise self.fail(f"did not read {self._asked!r} in time") from error
+                raise self.fail(f"did not read {self._asked!r} in time ({self._limit})") from error
 
     def receive(self, *, deadline: float) -> Frame:
         """Its next reply.
@@ -121,7 +126,7 @@ class EngineProcess:
         with self._pipe_lock:
             while (reply := self._next_reply(min(deadline, time.monotonic() + _LOOK_SECONDS))) is None:
                 if time.monotonic() >= deadline:
-                    raise self.fail(f"gave no answer to {self._asked!r} in time")
+                    raise self.fail(f"gave no answer to {self._asked!r} in time ({self._limit})")
             return reply
 
     def look(self) -> Frame | None:

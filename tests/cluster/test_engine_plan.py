@@ -143,6 +143,15 @@ def test_what_the_machine_can_not_do_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("temperature", [0.005, 2.5])
+def test_a_temperature_that_vllm_would_change_or_refuse_is_refused_before_it_starts(
+    folder: Path, temperature: float
+) -> None:
+    recipe = _recipe(folder, {}, rollout={"temperature": temperature})
+    with pytest.raises(ConfigError, match=rf"rollout.temperature is {temperature}; vLLM samples at 0.01 to 2"):
+        plan_training_engine(recipe, _inputs(folder), DEMAND, machine=CPU)
+
+
 def test_an_adapter_is_handed_over_by_its_rank_where_it_is_asked_for(folder: Path) -> None:
     merged = _plan(folder, {}, ONE_GPU, model=LORA)
     assert (merged.host.lora_rank, merged.is_vision_frozen) == (None, True)

@@ -1,5 +1,6 @@
 """Building vLLM's engine from the trainer's settings, and saying in one line why it can't be built."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ _REMEDIES = (
     ("out of memory", "lower vllm.gpu_memory_fraction or vllm.cache_gib, or give the engine GPUs of its own"),
     ("less than desired GPU memory", "lower vllm.gpu_memory_fraction, or give the engine GPUs of its own"),
     ("No available memory for the cache", "raise vllm.gpu_memory_fraction"),
-    ("KV cache is needed", "raise vllm.gpu_memory_fraction or vllm.cache_gib, or allow shorter answers"),
+    ("KV cache is needed", "raise vllm.cache_gib, or where it is not given vllm.gpu_memory_fraction"),
     ("are not supported for now", "use engine: transformers for this model"),
     ("background process", "its workers' own messages are in the engine's log"),
 )
@@ -46,6 +47,8 @@ def device_name() -> str:
 
 def load(settings: HostSettings) -> LLM:
     """Build the engine and load the checkpoint. Raises HostError, which is final."""
+    # On a CPU it warns at every step that threads can't be set, which nobody asked for.
+    logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
     try:
         return LLM(**engine_arguments(settings))
     except Exception as error:  # vLLM raises of all kinds
