@@ -248,18 +248,18 @@ UNITS = [
 @pytest.mark.parametrize("length", [9_900, 100_000])
 def test_a_long_hostile_answer_is_graded_in_under_half_a_second(kind: AnswerKind, unit: str, length: int) -> None:
     answer = (unit * length)[:length]
-    started = time.process_time()
+    started = time.thread_time()
     assert outcome(answer, kind) != "correct"
-    assert time.process_time() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("kind", ["choice", "text", "moves", "count", "yes_no"])
 def test_100_kb_beside_a_long_gold_are_graded_in_under_a_second(kind: AnswerKind, unit: str) -> None:
     answer = (unit * 100_000)[:100_000]
-    started = time.process_time()
+    started = time.thread_time()
     assert outcome(answer, kind, "left " * 1100) != "correct"
-    assert time.process_time() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_grading_needs_no_heavy_library() -> None:
