@@ -113,4 +113,8 @@ def host_processes(of: int) -> list[int]:
     """Ids of the vLLM processes that a process's engines have started; tests' own hosts are started otherwise."""
     command = ["ps", "-ww", "-o", "pid=", "-o", "args=", "--ppid", str(of)]
     listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "run_module('sightline.rollout.vllm_host'" in line]
+    return [
+        int(line.split()[0])
+        for line in listed.stdout.splitlines()
+        if "run_module('sightline.rollout.vllm_host'" in line
+    ]
