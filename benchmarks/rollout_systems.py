@@ -17,10 +17,11 @@ import torch
 from rollout_work import Round, Shape
 from transformers import PreTrainedModel
 
-from sightline.cluster.engine_plan import CPU_CACHE_BYTES, plan_engine
+from sightline.cluster.engine_plan import plan_engine
 from sightline.config import VllmConfig
 from sightline.models.image_inputs import VisionEncoder
 from sightline.prompts import Demand, Inputs
+from sightline.rollout import vllm_arguments
 from sightline.rollout.engine import Engine
 from sightline.rollout.engine_settings import SleepLevel
 from sightline.rollout.transformers_engine import TransformersEngine
@@ -28,7 +29,6 @@ from sightline.rollout.vllm_engine import VllmEngine
 
 FOLDER = Path(__file__).resolve().parent
 ALONE_SCRIPT = FOLDER / "rollout_vllm_alone.py"
-MOST_CPU_BATCH_TOKENS = 2**16  # as in sightline/rollout/vllm_host/loading.py, which only a process of vLLM imports
 REPLY_SECONDS = 1800.0
 # As Sightline's engine process has it, so that the two differ in nothing but Sightline.
 IN_PROCESS_ENVIRONMENT = {
@@ -228,13 +228,10 @@ def llm_arguments(place: Place) -> dict[str, object]:
     }
     if place.device.type == "cuda":
         return shared | {"gpu_memory_utilization": place.memory_fraction}
-    # vLLM's CPU sampler fails on answers with a seed whose prompt is read in several pieces, so that none may be.
-    num_batched_tokens = min(place.shape.num_sequences * place.shape.max_tokens, MOST_CPU_BATCH_TOKENS)
-    return shared | {
-        "kv_cache_memory_bytes": CPU_CACHE_BYTES,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": num_batched_tokens,
-    }
+    whole_prompts = vllm_arguments.whole_prompts(
+        max_sequences=place.shape.num_sequences, max_tokens=place.shape.max_tokens
+    )
+    return shared | {"kv_cache_memory_bytes": vllm_arguments.CPU_CACHE_BYTES, **whole_prompts}
 
 
 def synchronise() -> None:

@@ -8,15 +8,15 @@ import torch
 
 from sightline.config import EngineName, SftRecipe, TrainRecipe, VllmConfig
 from sightline.errors import ConfigError
-from sightline.models.loading import empty_model
+from sightline.models.loading import is_head_tied
 from sightline.prompts import Demand, Inputs
 from sightline.rollout.engine_settings import EngineSettings, HostSettings, SleepLevel, Transfer
+from sightline.rollout.vllm_arguments import CPU_CACHE_BYTES
 from sightline.rollout.vllm_version import VllmBuild, choose_engine, find_vllm, require_vllm
 
 GIB, MIB = 2**30, 2**20
 LEARNER_GPU = 0
 VLLM_TEMPERATURES = (0.01, 2.0)  # it takes lower ones for 0.01, and refuses higher ones
-CPU_CACHE_BYTES = GIB  # of keys and values, where vllm.cache_gib says nothing
 EVALUATION_SEQUENCES = 256  # answers that grow at the same time in the evaluations of fine-tuning
 
 
@@ -103,7 +103,7 @@ def plan_engine(
             model_path=inputs.model.path,
             trust_remote_code=inputs.model.trust_remote_code,
             dtype=_dtype(vllm, machine),
-            is_tied=_is_tied(inputs),
+            is_tied=is_head_tied(inputs.model, inputs.family),
             max_model_tokens=demand.max_tokens,
             max_sequences=max_sequences,
             max_images=demand.max_images,
@@ -139,12 +139,6 @@ def _devices(vllm: VllmConfig, num_gpus: int) -> tuple[tuple[int, ...], ...]:
         raise ConfigError(f"vllm.devices names GPU {max(chosen)}, and {there}; name others, or leave it out")
     size = vllm.tensor_parallel_size
     return tuple(chosen[first : first + size] for first in range(0, len(chosen), size))
-
-
-def _is_tied(inputs: Inputs) -> bool:
-    """Asked of the model itself: configs say it in more than one place, and not always the same."""
-    empty = empty_model(inputs.model)
-    return inputs.family.output_head(empty).weight is empty.get_input_embeddings().weight
 
 
 def _dtype(vllm: VllmConfig, machine: Machine) -> Literal["float32", "bfloat16"]:

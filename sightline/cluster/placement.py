@@ -77,7 +77,7 @@ def place_training(
     )
     if settings is None:
         return placed.with_built_in_engine(inputs, max_sequences=recipe.rollout.max_sequences)
-    return placed.with_vllm(inputs, settings, log_file=Path(recipe.output_dir) / ENGINE_LOG, checkpoint=checkpoint)
+    return placed.with_vllm(inputs, settings, run_folder=Path(recipe.output_dir), checkpoint=checkpoint)
 
 
 def place_fine_tuning(
@@ -96,7 +96,7 @@ def place_fine_tuning(
     )
     if settings is None:
         return placed.with_built_in_engine(inputs, max_sequences=EVALUATION_SEQUENCES)
-    return placed.with_vllm(inputs, settings, log_file=Path(recipe.output_dir) / ENGINE_LOG, checkpoint=checkpoint)
+    return placed.with_vllm(inputs, settings, run_folder=Path(recipe.output_dir), checkpoint=checkpoint)
 
 
 def place_engine(inputs: Inputs, demand: Demand, *, engine: EngineName, vllm: VllmConfig, max_sequences: int) -> Engine:
@@ -105,8 +105,7 @@ def place_engine(inputs: Inputs, demand: Demand, *, engine: EngineName, vllm: Vl
     if settings is not None:
         handle, log_file = tempfile.mkstemp(prefix="sightline_engine_", suffix=".log")
         os.close(handle)
-        logger.info("what vLLM says goes to %s", log_file)
-        return VllmEngine(inputs.family, inputs.images, settings, log_file=Path(log_file))
+        return _start_vllm(inputs, settings, log_file=Path(log_file))
     model = load_model(inputs.model, device=default_device())
     encoder = VisionEncoder(inputs.family, model, inputs.image_inputs, is_frozen=True)
     return TransformersEngine(inputs.family, model, encoder, max_sequences=max_sequences)
@@ -132,15 +131,14 @@ class _PlacedLearner:
         return Placement(engine, self.learner, self.encoders)
 
     def with_vllm(
-        self, inputs: Inputs, settings: EngineSettings, *, log_file: Path, checkpoint: Path | None
+        self, inputs: Inputs, settings: EngineSettings, *, run_folder: Path, checkpoint: Path | None
     ) -> Placement:
         """An engine in processes of its own, to which the learner hands over what the recipe's model lacks.
 
         They load that model, and no checkpoint, which may be pruned before an engine is restarted.
         """
         version = self.learner.policy_version
-        logger.info("starting vLLM, which takes a minute or more; what it says goes to %s", log_file)
-        engine = VllmEngine(inputs.family, inputs.images, settings, log_file=log_file, policy_version=version)
+        engine = _start_vllm(inputs, settings, log_file=run_folder / ENGINE_LOG, policy_version=version)
         if checkpoint is not None or inputs.model.lora is not None:
             try:
                 engine.load_weights(self.learner.weights(), policy_version=version)
@@ -148,6 +146,11 @@ class _PlacedLearner:
                 engine.close()
                 raise
         return Placement(engine, self.learner, self.encoders)
+
+
+def _start_vllm(inputs: Inputs, settings: EngineSettings, *, log_file: Path, policy_version: int = 0) -> VllmEngine:
+    logger.info("starting vLLM, which takes a minute or more; what it says goes to %s", log_file)
+    return VllmEngine(inputs.family, inputs.images, settings, log_file=log_file, policy_version=policy_version)
 
 
 def _place_learner(

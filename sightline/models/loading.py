@@ -64,6 +64,12 @@ def empty_model(config: ModelConfig) -> PreTrainedModel:
         return AutoModelForImageTextToText.from_config(read_config(config), trust_remote_code=config.trust_remote_code)
 
 
+def is_head_tied(config: ModelConfig, family: Family) -> bool:
+    """Whether the output head is the embedding, asked of the model itself: configs don't always say the same twice."""
+    empty = empty_model(config)
+    return family.output_head(empty).weight is empty.get_input_embeddings().weight
+
+
 def load_model(config: ModelConfig, *, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """Load the weights onto `device`, ready for packed rows; what is frozen and what is added is the caller's business.
 

@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps files in memory)
+GROUP_NAME = "sightline_weights"  # before the keys of the process group that weights are broadcast in
 
 Transfer = Literal["shared_memory", "cuda_ipc", "nccl", "gloo"]
 SleepLevel = Literal[0, 1, 2]

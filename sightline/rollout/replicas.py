@@ -16,13 +16,12 @@ from safetensors import SafetensorError
 from sightline.errors import RunError
 from sightline.models.lora import PlainWeights
 from sightline.rollout.engine_process import EngineFailure, EngineProcess, ask_all
-from sightline.rollout.engine_settings import EngineSettings
+from sightline.rollout.engine_settings import SHARED_MEMORY, EngineSettings
 from sightline.rollout.frames import Frame
 from sightline.rollout.weight_sender import WeightSender
 
 _STOP_SECONDS = 10.0  # for an idle process to end by itself
 _TAGS = ("weights", "kv_cache")  # vLLM's names of what sleeps
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps files in memory)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 _log = logging.getLogger(__name__)
@@ -288,9 +287,9 @@ def _give_back_unused_memory() -> None:
 def _written_adapter(weights: PlainWeights) -> tempfile.TemporaryDirectory[str]:
     """A folder of our own with the adapter, in memory where there is room."""
     prefix = "sightline_adapter_"
-    if _SHARED_MEMORY.is_dir():
+    if SHARED_MEMORY.is_dir():
         try:
-            folder = tempfile.TemporaryDirectory(prefix=prefix, dir=_SHARED_MEMORY, ignore_cleanup_errors=True)
+            folder = tempfile.TemporaryDirectory(prefix=prefix, dir=SHARED_MEMORY, ignore_cleanup_errors=True)
             weights.save_adapter(Path(folder.name))
         except (OSError, SafetensorError):
             pass

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from sightline.errors import RunError
 from sightline.models.attention import PackedLayout, Span
 from sightline.models.family import Family
 from sightline.models.image_inputs import VisionEncoder
@@ -19,6 +18,7 @@ from sightline.models.lora import PlainWeights
 from sightline.models.precision import forward_precision
 from sightline.rollout.decoding import DecodePlan, PrefillPlan
 from sightline.rollout.engine import Sampling
+from sightline.rollout.group import diverged, make_group
 from sightline.rollout.sampling import draw_tokens, first_indices, rollout_generator, token_logprobs
 from sightline.rollout.threads import run_steps
 from sightline.types import Prompt, Rollout
@@ -201,31 +201,22 @@ class TransformersEngine:
     def _require_finite(self, answers: _Answers) -> None:
         is_own_BL = torch.arange(answers.logprobs_BL.shape[1])[None] < answers.lengths_B[:, None]
         if not bool(answers.logprobs_BL[is_own_BL].isfinite().all()):
-            raise RunError(
-                f"the model's log-probabilities are not finite after {self._policy_version} updates: its weights have "
-                "diverged; go back to an earlier checkpoint with a lower learner.learning_rate"
-            )
+            raise diverged(self._policy_version)
 
     def _as_groups(self, prompts: Sequence[Prompt], answers: _Answers, sampling: Sampling) -> list[list[Rollout]]:
-        ends, size = set(self._family.end_token_ids), sampling.group_size
-        lengths = answers.lengths_B.tolist()
+        size, lengths = sampling.group_size, answers.lengths_B.tolist()
         ids = [row[:length] for row, length in zip(answers.token_ids_BL.tolist(), lengths, strict=True)]
         logprobs = [row[:length] for row, length in zip(answers.logprobs_BL.tolist(), lengths, strict=True)]
-        texts = self._family.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        rollouts = [
-            Rollout(
-                prompt=prompts[number // size],
-                index=number % size,
-                token_ids=tuple(ids[number]),
-                logprobs=tuple(logprobs[number]),
-                response_mask=(True,) * len(ids[number]),
-                text=text,
-                finish_reason="stop" if ids[number][-1] in ends else "length",
+        return [
+            make_group(
+                self._family,
+                prompt,
+                ids[number * size : (number + 1) * size],
+                logprobs[number * size : (number + 1) * size],
                 policy_version=self._policy_version,
             )
-            for number, text in enumerate(texts)
+            for number, prompt in enumerate(prompts)
         ]
-        return [rollouts[first : first + size] for first in range(0, len(rollouts), size)]
 
 
 def _rows(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:

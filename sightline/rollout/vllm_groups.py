@@ -15,6 +15,7 @@ from sightline.images import ImageStore
 from sightline.models.family import Family
 from sightline.rollout.engine import Sampling
 from sightline.rollout.frames import Array, Frame
+from sightline.rollout.group import diverged, make_group
 from sightline.rollout.sampling import stream_seed
 from sightline.types import ImageRef, Prompt, Rollout
 
@@ -81,7 +82,7 @@ class GroupReader:
     """Makes rollouts of the groups of one call. Raises RunError for what must never be learned from."""
 
     def __init__(self, family: Family, sampling: Sampling, *, policy_version: int) -> None:
-        self._tokenizer = family.tokenizer
+        self._family = family
         self._sampling = sampling
         self._policy_version = policy_version
         self._end = _ids(family.end_token_ids)
@@ -104,19 +105,7 @@ class GroupReader:
             raise _wrong(request, f"it says that its answers finished by {finish_G}, and they did by {expected_G}")
         ids = [part.tolist() for part in np.split(ids_N, ends_G[:-1])]
         logprobs = [part.tolist() for part in np.split(logprobs_N, ends_G[:-1])]
-        return [
-            Rollout(
-                prompt=request.prompt,
-                index=index,
-                token_ids=tuple(ids[index]),
-                logprobs=tuple(logprobs[index]),
-                response_mask=(True,) * len(ids[index]),
-                text=text,
-                finish_reason="stop" if expected_G[index] == "stop" else "length",
-                policy_version=self._policy_version,
-            )
-            for index, text in enumerate(self._tokenizer.batch_decode(ids, skip_special_tokens=True))
-        ]
+        return make_group(self._family, request.prompt, ids, logprobs, policy_version=self._policy_version)
 
     def _check_sizes(self, request: Request, ids_N: Array, logprobs_N: Array, lengths_G: Array) -> None:
         group_size, most = self._sampling.group_size, self._sampling.max_response_tokens
@@ -133,10 +122,7 @@ class GroupReader:
         if is_forbidden_N.any():
             raise _wrong(request, f"it holds token {int(ids_N[is_forbidden_N][0])}, which can't be sampled")
         if not np.isfinite(logprobs_N).all():
-            raise RunError(
-                f"the model's log-probabilities are not finite after {self._policy_version} updates: its weights have "
-                "diverged; go back to an earlier checkpoint with a lower learner.learning_rate"
-            )
+            raise diverged(self._policy_version)
 
 
 def _wrong(request: Request, what: str) -> RunError:

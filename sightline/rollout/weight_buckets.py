@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.shared_memory import SharedMemory
-from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
@@ -21,10 +20,8 @@ from torch import Tensor
 
 from sightline.errors import RunError
 from sightline.rollout.engine_process import EngineFailure, EngineProcess, ask_all, send_all
-from sightline.rollout.engine_settings import Transfer
+from sightline.rollout.engine_settings import GROUP_NAME, SHARED_MEMORY, Transfer
 from sightline.rollout.frames import Frame
-
-GROUP_NAME = "sightline_weights"  # before the process group's keys in its store
 
 _ADDRESS = "127.0.0.1"
 _GROUP_TIMEOUT = timedelta(hours=2)  # torch's own; what hangs is given up here, at the deadline
@@ -35,7 +32,6 @@ _NCCL_SETTINGS = {
 }
 _GROWING = "expandable_segments:True"  # in the settings of torch's allocator
 _FIXED = "expandable_segments:False"
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps memory that has a name)
 _Result = TypeVar("_Result")
 
 
@@ -214,13 +210,13 @@ def _ask_usable(processes: Sequence[EngineProcess], request: Frame, deadline: fl
 
 def _require_room(num_bytes: int) -> None:
     """Memory is taken when it is written, and a process that writes where there is none left is killed."""
-    if not _SHARED_MEMORY.is_dir():
+    if not SHARED_MEMORY.is_dir():
         return
-    status = os.statvfs(_SHARED_MEMORY)
+    status = os.statvfs(SHARED_MEMORY)
     free = status.f_bavail * status.f_frsize
     if free < num_bytes:
         raise RunError(
-            f"{_SHARED_MEMORY}: {free / 2**20:.0f} MiB are free and {num_bytes / 2**20:.0f} MiB are needed to send "
+            f"{SHARED_MEMORY}: {free / 2**20:.0f} MiB are free and {num_bytes / 2**20:.0f} MiB are needed to send "
             "weights; give it more room (docker run --shm-size), or lower vllm.bucket_mib"
         )
 

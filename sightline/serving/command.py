@@ -9,14 +9,11 @@ from pathlib import Path
 from sightline.errors import ConfigError
 from sightline.models.config import ModelConfig
 from sightline.models.family import Family
-from sightline.models.loading import empty_model
+from sightline.models.loading import is_head_tied
+from sightline.rollout.vllm_arguments import CPU_CACHE_BYTES, FORBIDDEN_KEY, FORBIDDING_CLASS, environment, tying
 from sightline.serving.guard import TOKEN_VARIABLE
 
-FORBIDDING_CLASS = "sightline.rollout.vllm_host.forbidden_tokens:ForbiddenTokens"  # imports vllm: named, not imported
-FORBIDDEN_KEY = "sightline_forbidden_token_ids"  # under which that class finds the tokens
-
 _NO_DOMAIN = "nothing.invalid"  # RFC 2606: a name that no machine can have
-_CPU_CACHE_BYTES = 2**30  # of keys and values
 _GPU_MEMORY_FRACTION = 0.9
 _FIT_MEMORY = "-1"  # vLLM's word for the model's own limit, or what memory leaves of it
 
@@ -63,7 +60,7 @@ def server_command(settings: ServerSettings, *, template_file: Path) -> list[str
         "chat-template-content-format": "openai",
         "logits-processors": FORBIDDING_CLASS,
         "additional-config": json.dumps({FORBIDDEN_KEY: settings.family.forbidden_token_ids}),
-        "hf-overrides": json.dumps(_tying(settings)),
+        "hf-overrides": json.dumps(tying(is_tied=is_head_tied(settings.model, settings.family))),
         "limit-mm-per-prompt": json.dumps({"video": 0}),  # training shows none
         "middleware": "sightline.serving.guard.Guard",
         **_device_arguments(settings),
@@ -84,29 +81,11 @@ def server_environment(token: str, *, is_on_gpu: bool) -> dict[str, str]:
         TOKEN_VARIABLE: token,
         "PYTHONUTF8": "1",  # vLLM reads the template file in the encoding of the locale
         "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",  # which a CPU has not: both devices compute alike
-        "VLLM_USE_FLASHINFER_SAMPLER": "0",
     }
-    if not is_on_gpu:
-        settings |= {
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's process computes itself, not one more process
-            "TORCHDYNAMO_DISABLE": "1",  # else the first answers wait half a minute for a compiler
-        }
-    return {**os.environ, **settings}
-
-
-def _tying(settings: ServerSettings) -> dict[str, object]:
-    """Whether the output head is the embedding, asked of the model itself: configs don't always say the same twice."""
-    empty = empty_model(settings.model)
-    is_tied = settings.family.output_head(empty).weight is empty.get_input_embeddings().weight
-    return {"tie_word_embeddings": is_tied, "text_config": {"tie_word_embeddings": is_tied}}
+    return {**os.environ, **environment(is_cpu=not is_on_gpu), **settings}
 
 
 def _device_arguments(settings: ServerSettings) -> dict[str, str]:
     if not settings.is_on_gpu:
-        return {"dtype": "float32", "kv-cache-memory-bytes": str(_CPU_CACHE_BYTES)}
+        return {"dtype": "float32", "kv-cache-memory-bytes": str(CPU_CACHE_BYTES)}
     return {"dtype": "bfloat16", "gpu-memory-utilization": str(settings.gpu_memory_fraction or _GPU_MEMORY_FRACTION)}

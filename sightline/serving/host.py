@@ -3,24 +3,18 @@
 Nothing here imports vllm; its server is run as the program that it is, with the arguments after the parent's id.
 """
 
-import ctypes
-import os
 import runpy
 import signal
 import sys
 
-SERVER_MODULE = "vllm.entrypoints.openai.api_server"
+from sightline.parent_process import end_with_parent
 
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+SERVER_MODULE = "vllm.entrypoints.openai.api_server"
 
 
 def main() -> None:
     """Become vLLM's server, which ends in order when the parent ends, however that ends."""
-    parent = int(sys.argv.pop(1))
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # it ended before the kernel knew
-            return
+    end_with_parent(int(sys.argv.pop(1)), signal.SIGTERM)
     runpy.run_module(SERVER_MODULE, run_name="__main__", alter_sys=True)
 
 

@@ -465,7 +465,7 @@ def test_an_adapter_goes_to_the_temporary_folder_where_shared_memory_is_full(
     engines: Engines, tiny_qwen: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_adapter(tiny_qwen.model, LoraConfig(rank=4), seed=0)
-    monkeypatch.setattr(replicas, "_SHARED_MEMORY", Path("/proc"))  # a folder in which nothing can be made
+    monkeypatch.setattr(replicas, "SHARED_MEMORY", Path("/proc"))  # a folder in which nothing can be made
     monkeypatch.setattr(replicas.tempfile, "tempdir", str(tmp_path))
     engines.make(lora_rank=4).load_weights(PlainWeights(tiny_qwen.model), policy_version=1)
     (entry,) = [entry for entry in engines.stage.journal() if entry["type"] == "adapter"]

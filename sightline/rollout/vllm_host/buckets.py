@@ -7,18 +7,16 @@ import base64
 import mmap
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.distributed import BroadcastOptions, PrefixStore, TCPStore
 
-GROUP_NAME = "sightline_weights"
+from sightline.rollout.engine_settings import GROUP_NAME, SHARED_MEMORY
+
 SENDER_RANK = 0
 GROUP_TIMEOUT = timedelta(minutes=10)  # for the other end to join, and for one broadcast
-
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (where Linux keeps memory that has a name)
 
 
 class Bucket(Protocol):
@@ -106,7 +104,7 @@ def _join(kind: str, store: PrefixStore, rank: int, world_size: int) -> object:
 
 def _map_shared_memory(name: str, num_bytes: int) -> Tensor:
     """The sender's block, which it alone removes: Python 3.11 would remove it as well where it is merely opened."""
-    with open(_SHARED_MEMORY / name.lstrip("/"), "r+b") as file:
+    with open(SHARED_MEMORY / name.lstrip("/"), "r+b") as file:
         return torch.frombuffer(mmap.mmap(file.fileno(), num_bytes), dtype=torch.uint8)
 
 

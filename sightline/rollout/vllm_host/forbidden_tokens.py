@@ -8,7 +8,7 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
-FORBIDDEN_KEY = "sightline_forbidden_token_ids"  # in vLLM's `additional_config`
+from sightline.rollout.vllm_arguments import FORBIDDEN_KEY
 
 
 class ForbiddenTokens(LogitsProcessor):

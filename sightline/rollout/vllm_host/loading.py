@@ -10,14 +10,11 @@ from vllm.config.lora import MaxLoRARanks
 from vllm.platforms import current_platform
 
 from sightline.rollout.engine_settings import HostSettings
-from sightline.rollout.vllm_host import forbidden_tokens, weight_receiver
+from sightline.rollout.vllm_arguments import FORBIDDEN_KEY, FORBIDDING_CLASS, tying, whole_prompts
+from sightline.rollout.vllm_host import weight_receiver
 from sightline.rollout.vllm_host.failure import HostError, first_line
 
-MOST_CPU_BATCH_TOKENS = 2**16  # of one step
-CPU_CACHE_BYTES = 2**30  # of keys and values, where the recipe says nothing
-
 _WORKER_EXTENSION = f"{weight_receiver.__name__}.{weight_receiver.WorkerExtension.__name__}"
-_LOGITS_PROCESSOR = f"{forbidden_tokens.__name__}:{forbidden_tokens.ForbiddenTokens.__name__}"
 
 # What vLLM's own messages hold (second column: what the user can do), in the versions 0.26 to 0.32.
 _REMEDIES = (
@@ -62,46 +59,32 @@ def engine_arguments(settings: HostSettings) -> dict[str, Any]:
         "model": settings.model_path,
         "trust_remote_code": settings.trust_remote_code,
         "dtype": settings.dtype,
-        "hf_overrides": _tying(settings.is_tied),
+        "hf_overrides": tying(is_tied=settings.is_tied),
         "max_model_len": settings.max_model_tokens,
         "max_num_seqs": settings.max_sequences,
         # At least one picture: without any, vLLM would leave out the vision tower, which may be sent weights.
         "limit_mm_per_prompt": {"image": max(1, settings.max_images), "video": 0},
         "tensor_parallel_size": settings.tensor_parallel_size,
         "gpu_memory_utilization": settings.memory_fraction,
-        "kv_cache_memory_bytes": settings.cache_bytes or (CPU_CACHE_BYTES if is_cpu else None),
-        "enforce_eager": settings.is_eager or is_cpu,
+        "kv_cache_memory_bytes": settings.cache_bytes,
+        "enforce_eager": settings.is_eager,
         "enable_sleep_mode": settings.sleep_level > 0 and not is_cpu,
         "enable_prefix_caching": True,
         "generation_config": "vllm",  # the checkpoint's own would add top-k and penalties
         "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled from
-        "logits_processors": [_LOGITS_PROCESSOR],
-        "additional_config": {forbidden_tokens.FORBIDDEN_KEY: list(settings.forbidden_token_ids)},
+        "logits_processors": [FORBIDDING_CLASS],
+        "additional_config": {FORBIDDEN_KEY: list(settings.forbidden_token_ids)},
         "worker_extension_cls": _WORKER_EXTENSION,
         "weight_transfer_config": {"backend": weight_receiver.BACKEND},
         "seed": 0,
     }
     if is_cpu:
-        arguments |= _whole_prompts(settings)
+        arguments |= whole_prompts(max_sequences=settings.max_sequences, max_tokens=settings.max_model_tokens)
     if settings.image_processor:
         arguments["mm_processor_kwargs"] = dict(settings.image_processor)
     if settings.lora_rank is not None:
         arguments |= {"enable_lora": True, "max_lora_rank": _allowed_rank(settings.lora_rank), "max_loras": 1}
     return arguments
-
-
-def _whole_prompts(settings: HostSettings) -> dict[str, Any]:
-    """A prompt is read in one go: cut in pieces, vLLM would turn a seed's stream back, which torch can't on a CPU."""
-    tokens = min(settings.max_sequences * settings.max_model_tokens, MOST_CPU_BATCH_TOKENS)
-    return {
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(tokens, settings.max_model_tokens, settings.max_sequences),
-    }
-
-
-def _tying(is_tied: bool) -> dict[str, Any]:
-    """Checkpoints say in two places, and not always alike, whether the output head is the embedding."""
-    return {"tie_word_embeddings": is_tied, "text_config": {"tie_word_embeddings": is_tied}}
 
 
 def _allowed_rank(rank: int) -> int:
