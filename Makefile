@@ -12,8 +12,9 @@ COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-ha
 quickstart: $(INSTALLED)
 	$(BIN)/sightline quickstart --seed $(SEED)
 
+# Files are dealt to as many workers as there are cores, each on one thread: torch's would get in each other's way.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

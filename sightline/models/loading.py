@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
@@ -139,6 +141,8 @@ def read_config(config: ModelConfig) -> PreTrainedConfig:
     """A checkpoint's config.json. Raises ModelError if the path is no checkpoint."""
     folder = Path(config.path).expanduser()
     is_local = folder.exists()
+    if not is_local and not _is_hub_name(config.path):
+        raise ModelError(f"{config.path}: no such folder; a checkpoint on the hub has a name like OWNER/NAME")
     if is_local and not (folder / "config.json").is_file():
         raise ModelError(f"{config.path}: is no checkpoint folder: it has no config.json{_hint(folder)}")
     try:
@@ -150,6 +154,14 @@ def read_config(config: ModelConfig) -> PreTrainedConfig:
         raise ModelError(
             f"{config.path}: {what}: {_first_line(error)}; supported families are {', '.join(SUPPORTED_FAMILIES)}"
         ) from error
+
+
+def _is_hub_name(path: str) -> bool:
+    try:
+        validate_repo_id(path)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _hint(folder: Path) -> str:

@@ -132,7 +132,6 @@ def test_copies_their_transfer_and_sleep_follow_from_the_gpus(
             "vllm.lora is adapter, but there is none to hand over; leave it out, or give model.",
         ),
     ],
-    ids=str,
 )
 def test_what_the_machine_can_not_do_is_refused_in_one_line(
     folder: Path, vllm: dict[str, Any], machine: Machine, message: str

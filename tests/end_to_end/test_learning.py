@@ -33,13 +33,11 @@ def quickstart_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_ten_steps_raise_the_heldout_accuracy(quickstart_folder: Path, tmp_path: Path, name: str) -> None:
     _require_learned(_train(quickstart_folder, tmp_path / "run", ALGORITHMS[name]))
 
 
-@pytest.mark.usefixtures("two_threads")
 def test_ten_steps_on_vllm_raise_the_heldout_accuracy_as_well(quickstart_folder: Path, tmp_path: Path) -> None:
     run = _train(quickstart_folder, tmp_path / "run", ("engine=vllm",))
     _require_learned(run)

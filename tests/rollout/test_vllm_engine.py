@@ -473,7 +473,6 @@ def test_an_adapter_goes_to_the_temporary_folder_where_shared_memory_is_full(
 
 
 def test_closing_ends_all_processes_and_their_memory_and_may_be_done_twice(engines: Engines) -> None:
-    before = {path.name for path in Path("/dev/shm").iterdir()}
     num_threads = threading.active_count()
     engine = engines.make(**TWO)
     engine.load_weights(small_weights(), policy_version=1)
@@ -481,7 +480,8 @@ def test_closing_ends_all_processes_and_their_memory_and_may_be_done_twice(engin
     engine.close()
     engine.close()
     assert not any(is_alive(process_id) for process_id in engines.stage.process_ids())
-    assert {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("psm_")} <= before
+    [block] = {entry["name"] for entry in engines.stage.journal("0:1") if entry["type"] == "open_transfer"}
+    assert not Path("/dev/shm", block).exists()
     assert threading.active_count() <= num_threads + 1, "the one that starts processes stays"
     assert [engines.stage.types(name)[-2:] for name in ("0:1", "1:1")] == [["stop", "end"]] * 2
     with pytest.raises(AssertionError, match="closed"):

@@ -205,7 +205,8 @@ def _free_port() -> int:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["nowhere/at/all"], "nowhere/at/all: no such folder, and the hub has no such checkpoint"),
+        (["nowhere/at/all"], "nowhere/at/all: no such folder; a checkpoint on the hub has a name like OWNER/NAME"),
+        (["nowhere/at-all"], "nowhere/at-all: no such folder, and the hub has no such checkpoint"),
         (["{folder}", "--port", "65536"], "--port is 65536; it must be 0 to 65535"),
         (["{folder}", "--port", "{taken}"], "Address already in use"),
         (["{folder}", "--token-variable", "NOT_SET_AT_ALL"], "--token-variable names NOT_SET_AT_ALL, which is not set"),
