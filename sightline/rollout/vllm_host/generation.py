@@ -4,12 +4,15 @@ Shapes: P prompts, G answers of each.
 """
 
 import time
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from vllm import LLM, RequestOutput, SamplingParams
 from vllm.lora.request import LoRARequest
 from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -76,22 +79,24 @@ class Generation:
         self._pictures = pictures
         self._adapter = adapter
         self._pipe = pipe
-        # Twice what can grow at a time is in the engine, so that it never waits for pictures to be prepared one by
-        # one, and never holds all pictures of a long call.
-        self._max_open = max(1, 2 * settings.max_sequences // order.group_size)
-        self._next = 0  # number of the next prompt to be given to the engine
+        self._num_growing = max(1, settings.max_sequences // order.group_size)  # prompts that fill the engine
         self._num_fetched = 0  # prompts whose pictures were asked for
-        self._open: set[str] = set()  # request ids
+        self._rendering: deque[Future[Any]] = deque()  # prompts that are made ready, in their order
+        self._num_added = 0  # prompts that the engine was given
+        self._open: set[str] = set()  # request ids of those that it has not answered
         self._num_tokens = 0  # of the groups that are sent
 
     def run(self) -> int:
-        """Send all groups; the number of tokens. Raises HostError."""
+        """Send all groups; the number of tokens. Raises HostError.
+
+        A thread of its own makes prompts ready while the engine answers those before them.
+        """
         reported = time.monotonic()
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts of a vLLM engine")
         try:
-            while self._open or self._next < len(self._order.prompts):
-                while self._next < len(self._order.prompts) and len(self._open) < self._max_open:
-                    self._add(self._next)
-                    self._next += 1
+            while self._open or self._num_added < len(self._order.prompts):
+                self._render_ahead(thread)
+                self._add_rendered()
                 for output in self._engine.step():
                     if output.finished:
                         self._open.remove(output.request_id)
@@ -101,15 +106,33 @@ class Generation:
                     num_tokens = self._num_tokens + _num_open_tokens(self._engine)
                     self._pipe.send(Frame({"type": "progress", "num_tokens": num_tokens}))
         finally:
+            thread.shutdown(cancel_futures=True)
             if self._open:
                 self._engine.abort_request(list(self._open))
         return self._num_tokens
 
-    def _add(self, number: int) -> None:
-        if number >= self._num_fetched:
-            self._num_fetched = number + PROMPTS_A_FETCH
-            self._fetch_pictures(self._order.digests[number : self._num_fetched])
-        rendered = self._render(number)
+    def _render_ahead(self, thread: ThreadPoolExecutor) -> None:
+        """Have twice as many prompts on their way as fill the engine, and not all of a long call with its pictures.
+
+        Pictures are asked for here, where the pipe is read.
+        """
+        while len(self._rendering) + len(self._open) < 2 * self._num_growing:
+            number = self._num_added + len(self._rendering)
+            if number == len(self._order.prompts):
+                return
+            if number >= self._num_fetched:
+                self._num_fetched = number + PROMPTS_A_FETCH
+                self._fetch_pictures(self._order.digests[number : self._num_fetched])
+            images = [self._pictures[digest] for digest in self._order.digests[number]]
+            self._rendering.append(thread.submit(self._render, number, images))
+
+    def _add_rendered(self) -> None:
+        """Give the engine what is ready; wait for more only while it has room."""
+        while self._rendering and (self._rendering[0].done() or len(self._open) < self._num_growing):
+            self._add(self._num_added, self._rendering.popleft().result())
+            self._num_added += 1
+
+    def _add(self, number: int, rendered: Any) -> None:
         _require_same_tokens(number, rendered["prompt_token_ids"], self._order.prompts[number])
         request_id = str(number)
         try:
@@ -119,7 +142,7 @@ class Generation:
         self._open.add(request_id)
 
     def _fetch_pictures(self, digests: Sequence[Sequence[str]]) -> None:
-        """Have the pictures of some prompts, one row each; prompts that are rendered need theirs no more."""
+        """Have the pictures of some prompts, one row each; the prompts before them hold their own."""
         needed = [digest for row in digests for digest in row]
         if missing := self._pictures.missing(needed):
             self._pipe.send(Frame({"type": "need", "digests": missing}))
@@ -129,13 +152,12 @@ class Generation:
                 self._pictures.add(digest, sent.arrays[str(number)])
             self._pictures.forget_others(set(needed))
 
-    def _render(self, number: int) -> Any:
+    def _render(self, number: int, images: list[Image.Image]) -> Any:
         """The prompt as vLLM's model reads it: pictures prepared, each image token in place of as many as it needs."""
         prompt: dict[str, Any] = {"prompt_token_ids": list(self._order.outlines[number])}
-        digests = self._order.digests[number]
-        if digests:
-            prompt["multi_modal_data"] = {"image": [self._pictures[digest] for digest in digests]}
-            prompt["multi_modal_uuids"] = {"image": list(digests)}
+        if images:
+            prompt["multi_modal_data"] = {"image": images}
+            prompt["multi_modal_uuids"] = {"image": list(self._order.digests[number])}
         try:
             (rendered,) = self._llm.renderer.render_cmpl([parse_model_prompt(self._llm.model_config, prompt)])
         except (*REFUSALS, RuntimeError) as error:
