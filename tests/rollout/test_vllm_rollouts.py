@@ -145,6 +145,24 @@ def test_a_process_killed_in_the_middle_costs_nothing_and_doubles_nothing(pair: 
     pair.load(pair.tiny.model, version=4)
 
 
+def test_two_workers_with_half_of_each_layer_agree_with_the_whole_model_also_after_an_update(
+    tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tiny_folders["qwen2_5_vl"]
+    tiny = load_tiny(folder)
+    engine = make_engine(tiny, folder, tmp_path, tensor_parallel_size=2)
+    try:
+        groups = engine.generate(all_kinds(tiny), SAMPLED)
+        assert largest_gap(tiny, tiny.model, folder, groups) < TOLERANCE
+        updated = shaken(folder, seed=1)
+        assert largest_gap(tiny, updated, folder, groups) > 0.05
+        engine.load_weights(PlainWeights(updated), policy_version=1)
+        assert largest_gap(tiny, updated, folder, engine.generate(all_kinds(tiny), SAMPLED)) < TOLERANCE
+        assert engine.metrics()["engine/weight_transfer_bytes"] > 0
+    finally:
+        engine.close()
+
+
 def _share_alike(one: list[list[Rollout]], other: list[list[Rollout]]) -> float:
     pairs = Counter(
         a.token_ids == b.token_ids
