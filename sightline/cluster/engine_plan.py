@@ -114,6 +114,7 @@ def plan_engine(
             memory_fraction=vllm.gpu_memory_fraction,
             cache_bytes=automatic_cache_bytes if vllm.cache_gib is None else int(vllm.cache_gib * GIB),
             is_eager=vllm.eager or not machine.num_gpus,
+            has_prompt_thread=machine.num_gpus > 0,
             sleep_level=sleep_level,
             lora_rank=lora_rank,
         ),

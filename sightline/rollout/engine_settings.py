@@ -30,6 +30,7 @@ class HostSettings:
     memory_fraction: float  # of each GPU
     cache_bytes: int | None  # of keys and values; None: what memory_fraction leaves
     is_eager: bool  # neither torch.compile nor CUDA graphs
+    has_prompt_thread: bool  # makes prompts ready during generation, for whose cores it would fight on a CPU
     sleep_level: SleepLevel  # 0: the engine never sleeps
     lora_rank: int | None  # of an adapter that is handed over; None: there is none
 

@@ -67,6 +67,7 @@ def test_on_a_cpu_an_engine_takes_float32_a_gib_of_cache_and_shared_memory(folde
             memory_fraction=0.4,
             cache_bytes=2**30,
             is_eager=True,
+            has_prompt_thread=False,
             sleep_level=0,
             lora_rank=None,
         ),
@@ -84,6 +85,7 @@ def test_on_a_gpu_an_engine_shares_the_learners_and_sleeps_while_it_works(folder
     settings = _plan(folder, {}, FOUR_GPUS)
     assert (settings.devices, settings.transfer, settings.host.sleep_level) == (((0,),), "cuda_ipc", 1)
     assert (settings.host.dtype, settings.host.cache_bytes, settings.host.is_eager) == ("bfloat16", None, False)
+    assert settings.host.has_prompt_thread
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ HOST = HostSettings(
     memory_fraction=0.5,
     cache_bytes=None,
     is_eager=True,
+    has_prompt_thread=False,
     sleep_level=0,
     lora_rank=None,
 )

@@ -5,8 +5,8 @@ Shapes: P prompts, G answers of each.
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,15 @@ class Order:
         )
 
 
+class _AtOnce(Executor):
+    """Does a call's work where it is made."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
+
+
 class Generation:
     """The prompts of one order on their way through the engine."""
 
@@ -87,15 +96,12 @@ class Generation:
         self._num_tokens = 0  # of the groups that are sent
 
     def run(self) -> int:
-        """Send all groups; the number of tokens. Raises HostError.
-
-        A thread of its own makes prompts ready while the engine answers those before them.
-        """
+        """Send all groups; the number of tokens. Raises HostError."""
         reported = time.monotonic()
-        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prompts of a vLLM engine")
+        renderer = ThreadPoolExecutor(max_workers=1) if self._settings.has_prompt_thread else _AtOnce()
         try:
             while self._open or self._num_added < len(self._order.prompts):
-                self._render_ahead(thread)
+                self._render_ahead(renderer)
                 self._add_rendered()
                 for output in self._engine.step():
                     if output.finished:
@@ -106,12 +112,12 @@ class Generation:
                     num_tokens = self._num_tokens + _num_open_tokens(self._engine)
                     self._pipe.send(Frame({"type": "progress", "num_tokens": num_tokens}))
         finally:
-            thread.shutdown(cancel_futures=True)
+            renderer.shutdown(cancel_futures=True)
             if self._open:
                 self._engine.abort_request(list(self._open))
         return self._num_tokens
 
-    def _render_ahead(self, thread: ThreadPoolExecutor) -> None:
+    def _render_ahead(self, renderer: Executor) -> None:
         """Have twice as many prompts on their way as fill the engine, and not all of a long call with its pictures.
 
         Pictures are asked for here, where the pipe is read.
@@ -124,7 +130,7 @@ class Generation:
                 self._num_fetched = number + PROMPTS_A_FETCH
                 self._fetch_pictures(self._order.digests[number : self._num_fetched])
             images = [self._pictures[digest] for digest in self._order.digests[number]]
-            self._rendering.append(thread.submit(self._render, number, images))
+            self._rendering.append(renderer.submit(self._render, number, images))
 
     def _add_rendered(self) -> None:
         """Give the engine what is ready; wait for more only while it has room."""
