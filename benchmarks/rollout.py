@@ -31,13 +31,13 @@ from typing import Any
 
 import torch
 from rollout_systems import (
-    IN_PROCESS_ENVIRONMENT,
     Alone,
     OfSightline,
     Place,
     System,
     WithoutSeeds,
     built_in,
+    in_process_environment,
     synchronise,
     through_sightline,
 )
@@ -125,9 +125,6 @@ class Benchmark:
 
     def _start(self, name: str) -> Results:
         started = time.perf_counter()
-        in_process = dict(IN_PROCESS_ENVIRONMENT)
-        if self._place.device.type == "cuda":
-            del in_process["TORCHDYNAMO_DISABLE"]
         if name == BUILT_IN:
             system: System = built_in(self._place, self._loaded_model())
         elif name == SIGHTLINE:
@@ -137,7 +134,8 @@ class Benchmark:
             assert isinstance(alone, Alone)
             system = WithoutSeeds(alone)
         else:
-            system = Alone(self._place, name, in_process if name == ALONE_IN_PROCESS else {})
+            environment = in_process_environment(self._place.device) if name == ALONE_IN_PROCESS else {}
+            system = Alone(self._place, name, environment)
         self._systems[name] = system
         first = self._rounds[0]
         system.generate(replace(first, prompts=first.prompts[:1], files=first.files[:1], max_tokens=1))

@@ -30,14 +30,6 @@ from sightline.rollout.vllm_engine import VllmEngine
 FOLDER = Path(__file__).resolve().parent
 ALONE_SCRIPT = FOLDER / "rollout_vllm_alone.py"
 REPLY_SECONDS = 1800.0
-# As Sightline's engine process has it, so that the two differ in nothing but Sightline.
-IN_PROCESS_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    "TORCHDYNAMO_DISABLE": "1",  # vLLM compiles nothing on a CPU in eager mode; set there only
-}
 
 
 class SystemFailedError(RuntimeError):
@@ -232,6 +224,11 @@ def llm_arguments(place: Place) -> dict[str, object]:
         max_sequences=place.shape.num_sequences, max_tokens=place.shape.max_tokens
     )
     return shared | {"kv_cache_memory_bytes": vllm_arguments.CPU_CACHE_BYTES, **whole_prompts}
+
+
+def in_process_environment(device: torch.device) -> dict[str, str]:
+    """As Sightline's engine process has it, so that the two differ in nothing but Sightline."""
+    return vllm_arguments.environment(is_cpu=device.type == "cpu") | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 
 def synchronise() -> None:

@@ -417,7 +417,8 @@ def test_a_cache_too_small_for_one_answer_is_told_with_the_remedy_before_the_pro
         reply = process.start(replace(host_settings(tiny_folders["qwen2_5_vl"]), cache_bytes=2**18))
         assert reply.type == "error", reply.head
         assert reply.head["is_final"] is True, reply.head
-        assert "raise vllm.cache_gib" in reply.head["message"]
+        remedy = "raise vllm.cache_gib, or where it is not given vllm.gpu_memory_fraction"
+        assert reply.head["message"].endswith(remedy), reply.head
         assert process.process.wait(60) == 0
     finally:
         process.close()
